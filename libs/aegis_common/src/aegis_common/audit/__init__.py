@@ -1,0 +1,1 @@
+"""The audit log: one hash chain per process instance, sealed by signed checkpoints."""

@@ -1,0 +1,1 @@
+"""gRPC plumbing: server and client wiring, interceptors, error mapping."""

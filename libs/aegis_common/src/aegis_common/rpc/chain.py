@@ -1,0 +1,120 @@
+"""The interceptor chain: layers around each call, the same for all four kinds of method.
+
+A layer is an async context manager: what it does before the call stands before its `yield`, what it does
+after it, whatever the outcome, behind. That keeps one piece of code for unary calls and streams alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Any, Final, Protocol, TypeAlias
+
+import grpc
+import grpc.aio
+
+from aegis_common.rpc.access import MethodRule
+from aegis_common.rpc.call import Call, Context, enter_call
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Layer(Protocol):
+    """One concern of the chain, for example identity."""
+
+    def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
+        """Wrap one call; an exception raised on the way in refuses it."""
+
+
+RequestCheck = Callable[[Any], None]
+"""Refuses a request message by raising; called for each message of a stream."""
+
+
+class ChainInterceptor(grpc.aio.ServerInterceptor):
+    """Put *layers*, outermost first, around every handler, and *check* in front of every request message.
+
+    A method that the table does not know gets a rule that admits nobody.
+    """
+
+    def __init__(self, table: Mapping[str, MethodRule], layers: Sequence[Layer], check: RequestCheck) -> None:
+        self._table = table
+        self._layers = tuple(layers)
+        self._check = check
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return None  # unknown method: gRPC answers UNIMPLEMENTED
+        path = str(handler_call_details.method)
+        rule = self._table.get(path, MethodRule(path))
+        kind = _kind(handler)
+        wrapped = (self._stream if handler.response_streaming else self._unary)(rule, getattr(handler, kind))
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        result: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return result
+
+    def _unary(self, rule: MethodRule, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def run(request: Any, context: Context) -> Any:
+            async with AsyncExitStack() as stack:
+                await self._enter(stack, rule, context)
+                return await inner(self._checked(request), context)
+
+        return run
+
+    def _stream(self, rule: MethodRule, inner: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+        # A coroutine that writes, not a generator: a cancelled generator ends late, outside this frame.
+        async def run(request: Any, context: Context) -> None:
+            async with AsyncExitStack() as stack:
+                await self._enter(stack, rule, context)
+                outcome = inner(self._checked(request), context)
+                if not hasattr(outcome, "__aiter__"):
+                    await outcome  # a handler that calls context.write itself
+                    return
+                async with aclosing(outcome) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+        return run
+
+    async def _enter(self, stack: AsyncExitStack, rule: MethodRule, context: Context) -> None:
+        call = _begin(rule, context)
+        enter_call(call)
+        for layer in self._layers:
+            await stack.enter_async_context(layer.around(call, context))
+
+    def _checked(self, request: Any) -> Any:
+        if not hasattr(request, "__aiter__"):
+            self._check(request)
+            return request
+        return self._checked_stream(request)
+
+    async def _checked_stream(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._check(request)
+            yield request
+
+
+def _kind(handler: Any) -> str:
+    request = "stream" if handler.request_streaming else "unary"
+    return f"{request}_{'stream' if handler.response_streaming else 'unary'}"
+
+
+_SPIFFE_KEY: Final = "peer_spiffe_id"
+
+
+def _begin(rule: MethodRule, context: Context) -> Call:
+    peers: Any = context.auth_context()
+    identities = [*peers.get(_SPIFFE_KEY, ()), b""]
+    remaining: float | None = context.time_remaining()
+    wanted = rule.default_timeout_s if remaining is None else remaining
+    return Call(
+        rule=rule,
+        metadata=tuple(context.invocation_metadata() or ()),
+        peer_spiffe_id=identities[0].decode("utf-8", "replace"),
+        deadline=time.monotonic() + min(wanted, rule.max_timeout_s),
+    )

@@ -1,0 +1,165 @@
+"""The layers of the chain. Outermost first: telemetry, audit, errors, deadline, identity, authorization."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Container
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+from grpc_status import rpc_status
+from opentelemetry import trace
+
+from aegis_common.audit.log import AuditLog
+from aegis_common.audit.record import AuditRecord
+from aegis_common.auth.authorize import authorize
+from aegis_common.auth.identify import Identifier
+from aegis_common.errors import AegisError, DeadlineExceeded
+from aegis_common.rpc.call import Call, Context
+from aegis_common.rpc.errors import CODES, GRPC_CODES, InternalError, remote_error, to_status
+from aegis_common.rpc.outgoing import TRACEPARENT
+from aegis_common.telemetry import Telemetry
+
+_log: Final = logging.getLogger(__name__)
+
+
+class TelemetryLayer:
+    """A span and a duration measurement for each call; continues the caller's trace."""
+
+    def __init__(self, telemetry: Telemetry, known: Container[str]) -> None:
+        self._telemetry = telemetry
+        self._known = known
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        parent = call.values(TRACEPARENT)
+        span = self._telemetry.start_server_span(
+            call.rule.path, traceparent=parent[0] if parent else None, known=call.rule.path in self._known
+        )
+        call.traceparent = span.traceparent
+        try:
+            with span.current():
+                yield
+        finally:
+            span.end(call.code.name)
+
+
+class AuditLayer:
+    """One audit record for each call, refused ones included; health checks that pass are left out."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        try:
+            yield
+        except asyncio.CancelledError:
+            call.code = _cancelled_code(call)
+            raise
+        finally:
+            if not (call.rule.public and call.code is grpc.StatusCode.OK):
+                await asyncio.shield(self._audit.append(_record(call)))
+                _log.info("call", extra=_log_fields(call))
+
+
+def _cancelled_code(call: Call) -> grpc.StatusCode:
+    late = call.time_remaining() <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+
+
+def _record(call: Call) -> AuditRecord:
+    peer = call.peer_spiffe_id
+    return AuditRecord(
+        method=call.rule.path,
+        principal=call.principal,
+        code=call.code.name,
+        reason=call.reason,
+        trace_id=call.trace_id,
+        peer="" if peer == call.principal.spiffe_id else peer,
+    )
+
+
+def _log_fields(call: Call) -> dict[str, str]:
+    return {
+        "rpc": call.rule.path,
+        "code": call.code.name,
+        "reason": call.reason,
+        "subject": call.principal.subject,
+        "tenant": call.principal.tenant,
+    }
+
+
+class ErrorLayer:
+    """Turn an AegisError into its status, and anything unforeseen into an opaque INTERNAL."""
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.aio.AbortError:
+            call.code = _code_of(context)
+            raise
+        except AegisError as error:
+            await _abort(call, context, error)
+        except grpc.aio.AioRpcError as error:
+            # A servicer that let another service's failure through: its reason is still the best answer.
+            _log.warning("upstream call failed in %s: %s", call.rule.path, error.details())
+            await _abort(call, context, remote_error(error))
+        except Exception as error:
+            trace.get_current_span().record_exception(error)
+            _log.exception("unhandled error in %s", call.rule.path)
+            await _abort(call, context, InternalError("internal error; the service's log has the details"))
+
+
+def _code_of(context: Context) -> grpc.StatusCode:
+    value: Any = context.code()
+    return GRPC_CODES.get(value, grpc.StatusCode.UNKNOWN) if isinstance(value, int) else value
+
+
+async def _abort(call: Call, context: Context, error: AegisError) -> NoReturn:
+    call.code = GRPC_CODES[CODES[error.kind]]
+    call.reason = error.reason
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+    raise AssertionError("abort returned")
+
+
+class DeadlineLayer:
+    """Stop the work when its time is over, whether the caller or the method's cap set it."""
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        scope = asyncio.timeout(call.time_remaining())
+        try:
+            async with scope:
+                yield
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise DeadlineExceeded("the call ran out of time; its work was stopped") from error
+
+
+class IdentityLayer:
+    """Find out who calls."""
+
+    def __init__(self, identifier: Identifier) -> None:
+        self._identifier = identifier
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        call.principal = await self._identifier.identify(
+            call.peer_spiffe_id, call.metadata, on_behalf_of=call.rule.on_behalf_of
+        )
+        yield
+
+
+class AuthorizationLayer:
+    """Let in whom the method's rule admits; nobody else."""
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        authorize(call.rule, call.principal, peer_spiffe_id=call.peer_spiffe_id)
+        yield

@@ -1,0 +1,1 @@
+"""Real servers and throw-away certificates for tests."""
