@@ -1,0 +1,1 @@
+"""Where the carbon domain meets gRPC, Redis, HTTP and files."""

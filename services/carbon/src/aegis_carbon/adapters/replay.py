@@ -1,0 +1,57 @@
+"""A series from a file, shifted in time so that it is always current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from aegis_carbon.adapters.series import Series
+from aegis_carbon.domain.intensity import INTENSITY_TYPES, Intensity, Quality
+from aegis_carbon.domain.providers import Capabilities, ProviderZone
+from aegis_common.clock import Clock
+
+NAME: Final = "replay"
+PACKAGED: Final = Path(__file__).parent.parent / "data" / "synthetic_week.csv"
+"""The series that ships with the package: made up, and labelled so."""
+
+
+class ReplayProvider:
+    """Answers from memory.
+
+    A measured value that stands for another week is a forecast ("as in that week"), and labelled so; a
+    synthetic value is synthetic whenever it is used. A gap in the file is a gap.
+    """
+
+    name = NAME
+
+    def __init__(self, series: Series, *, clock: Clock) -> None:
+        self._series = series
+        self._clock = clock
+        self._make = INTENSITY_TYPES[series.signal]
+        self.zones = tuple(ProviderZone(zone, name, series.signal) for zone, name in series.names.items())
+        self.capabilities = Capabilities(
+            live=False, qualities=frozenset({series.kind, self._quality(shifted=True)})
+        )
+
+    async def current(self, zone: str) -> Intensity | None:
+        """See `IntensityProvider.current`."""
+        now = self._clock()
+        recorded, shifted = self._series.slot(now)
+        value = self._series.values[zone].get(recorded)
+        if value is None:
+            return None
+        start = now - (now - self._series.start) % self._series.step
+        return self._make(
+            zone=zone,
+            g_per_kwh=value,
+            start=start,
+            end=start + self._series.step,
+            quality=self._quality(shifted=shifted),
+            source=NAME,
+            fetched_at=now,
+        )
+
+    def _quality(self, *, shifted: bool) -> Quality:
+        if shifted and self._series.kind is Quality.ACTUAL:
+            return Quality.FORECAST
+        return self._series.kind

@@ -1,0 +1,61 @@
+"""Retries around a provider: only what may work soon, with jitter, within the provider's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
+from tenacity.wait import wait_random_exponential
+
+from aegis_carbon.domain.intensity import Intensity
+from aegis_carbon.domain.providers import Capabilities, IntensityProvider, ProviderError, ProviderZone
+
+ATTEMPTS: Final = 3
+_BACKOFF: Final = wait_random_exponential(multiplier=0.2, max=2)
+
+
+class RetryingProvider:
+    """Asks *inner* up to 3 times; gives up early when the next attempt would begin after the budget.
+
+    Args:
+        inner: The provider.
+        budget: Longest time for one question, waiting included. A Retry-After beyond it is not waited for:
+            the error carries it on, and the lookup leaves the provider alone that long.
+    """
+
+    def __init__(self, inner: IntensityProvider, *, budget: timedelta) -> None:
+        self._inner = inner
+        self._budget = budget
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._inner.capabilities
+
+    @property
+    def zones(self) -> Sequence[ProviderZone]:
+        return self._inner.zones
+
+    async def current(self, zone: str) -> Intensity | None:
+        """See `IntensityProvider.current`."""
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ProviderError) and error.retryable),
+            wait=_wait,
+            stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(self._budget),
+            reraise=True,
+        )
+        result: Intensity | None = await attempts(self._inner.current, zone)
+        return result
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    told = (
+        error.retry_after.total_seconds() if isinstance(error, ProviderError) and error.retry_after else 0.0
+    )
+    return max(told, _BACKOFF(state))

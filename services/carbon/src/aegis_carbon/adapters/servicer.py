@@ -1,0 +1,133 @@
+"""aegis.carbon.v1.CarbonService: protobuf in, domain call, protobuf out."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aegis.carbon.v1 import carbon_service_pb2 as pb
+from aegis.carbon.v1 import carbon_service_pb2_grpc as pb_grpc
+from aegis_carbon.domain.advisor import CarbonAdvisor
+from aegis_carbon.domain.catalog import Zone
+from aegis_carbon.domain.intensity import Intensity, Quality, Signal
+from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict
+from aegis_common.clock import Clock
+from aegis_common.paging import page
+from aegis_common.rpc.call import current_call
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["CarbonService"].full_name
+MARGIN: Final = 0.1
+"""Share of the caller's time that is kept for the answer to travel."""
+_PREFIX: Final = "zones/"
+
+_SIGNALS: Final = {Signal.AVERAGE: pb.SIGNAL_AVERAGE, Signal.MARGINAL: pb.SIGNAL_MARGINAL}
+_QUALITIES: Final = {
+    Quality.ACTUAL: pb.QUALITY_ACTUAL,
+    Quality.FORECAST: pb.QUALITY_FORECAST,
+    Quality.STALE: pb.QUALITY_STALE,
+    Quality.SYNTHETIC: pb.QUALITY_SYNTHETIC,
+}
+_ON_MISSING: Final = {
+    pb.ON_MISSING_UNSPECIFIED: OnMissing.RUN_NOW,
+    pb.ON_MISSING_RUN_NOW: OnMissing.RUN_NOW,
+    pb.ON_MISSING_WAIT: OnMissing.WAIT,
+}
+_VERDICTS: Final = {Verdict.RUN_NOW: pb.DECISION_RUN_NOW, Verdict.WAIT: pb.DECISION_WAIT}
+_REASONS: Final = {
+    Reason.BELOW_THRESHOLD: pb.REASON_BELOW_THRESHOLD,
+    Reason.ABOVE_THRESHOLD: pb.REASON_ABOVE_THRESHOLD,
+    Reason.NO_DATA: pb.REASON_NO_DATA,
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class CarbonServicer(pb_grpc.CarbonServiceServicer):
+    """Translate only: no decisions, no I/O, no status codes."""
+
+    def __init__(self, advisor: CarbonAdvisor, *, clock: Clock) -> None:
+        self._advisor = advisor
+        self._clock = clock
+
+    async def ListZones(self, request: pb.ListZonesRequest, context: Context) -> pb.ListZonesResponse:
+        zones, token = page(
+            self._advisor.zones(),
+            key=lambda zone: zone.id,
+            size=request.page_size,
+            token=request.page_token,
+            query=f"{SERVICE}/ListZones",
+        )
+        return pb.ListZonesResponse(zones=map(_zone, zones), next_page_token=token)
+
+    async def GetIntensity(
+        self, request: pb.GetIntensityRequest, context: Context
+    ) -> pb.GetIntensityResponse:
+        found = await self._advisor.intensity(request.zone.removeprefix(_PREFIX), within=_time_to_work())
+        return pb.GetIntensityResponse(intensity=_intensity(found, self._clock()))
+
+    async def CheckSchedule(
+        self, request: pb.CheckScheduleRequest, context: Context
+    ) -> pb.CheckScheduleResponse:
+        decision = await self._advisor.check(
+            request.zone.removeprefix(_PREFIX),
+            within=_time_to_work(),
+            max_g_per_kwh=request.max_intensity_g_per_kwh
+            if request.HasField("max_intensity_g_per_kwh")
+            else None,
+            on_missing=_ON_MISSING[request.on_missing],
+        )
+        return _response(decision)
+
+
+def _time_to_work() -> float:
+    return current_call().time_remaining() * (1 - MARGIN)
+
+
+def _zone(zone: Zone) -> pb.Zone:
+    return pb.Zone(
+        name=_PREFIX + zone.id,
+        display_name=zone.display_name,
+        providers=zone.providers,
+        threshold_g_per_kwh=zone.threshold_g_per_kwh,
+        default=zone.default,
+    )
+
+
+def _intensity(intensity: Intensity, now: datetime) -> pb.Intensity:
+    return pb.Intensity(
+        zone=_PREFIX + intensity.zone,
+        g_per_kwh=intensity.g_per_kwh,
+        start_time=_timestamp(intensity.start),
+        end_time=_timestamp(intensity.end),
+        signal=_SIGNALS[intensity.signal],
+        quality=_QUALITIES[intensity.quality],
+        source=intensity.source,
+        fetch_time=_timestamp(intensity.fetched_at),
+        age=_duration(intensity.age(now)),
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    result = Timestamp()
+    result.FromDatetime(moment)
+    return result
+
+
+def _duration(span: timedelta) -> Duration:
+    result = Duration()
+    result.FromTimedelta(span)
+    return result
+
+
+def _response(decision: Decision) -> pb.CheckScheduleResponse:
+    return pb.CheckScheduleResponse(
+        decision=_VERDICTS[decision.verdict],
+        reason=_REASONS[decision.reason],
+        intensity=_intensity(decision.intensity, decision.decided_at) if decision.intensity else None,
+        threshold_g_per_kwh=decision.threshold_g_per_kwh,
+        retry_after=_duration(decision.retry_after) if decision.retry_after else None,
+    )

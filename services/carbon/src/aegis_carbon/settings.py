@@ -1,0 +1,186 @@
+"""Everything an operator can set, read once at start-up from AEGIS_CARBON_* and the original variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from aegis_carbon.domain.schedule import DEFAULT_THRESHOLD, MAX_THRESHOLD
+from aegis_common.errors import ConfigurationError
+from aegis_common.settings import ServiceSettings
+
+PUBLIC_UK_API: Final = "https://api.carbonintensity.org.uk"
+ORIGINAL_VARIABLES: Final[Mapping[str, str]] = {
+    "CARBON_API_URL": "api_url",
+    "CARBON_API_KEY": "api_key",
+    "CARBON_CACHE_TTL": "cache_ttl",
+    "CARBON_INTENSITY_THRESHOLD": "intensity_threshold",
+    "REDIS_URL": "cache_redis_url",
+    # The later of two names of one field wins.
+    "AEGIS_CACHE_REDIS_URL": "cache_redis_url",
+}
+ProviderName = Literal["uk", "replay"]
+_CONFIG: Final = SettingsConfigDict(
+    env_prefix="AEGIS_CARBON_",
+    env_nested_delimiter="__",
+    frozen=True,
+    extra="forbid",
+    # A wrong value may be a secret in the wrong place.
+    hide_input_in_errors=True,
+)
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+
+def _seconds(value: object) -> object:
+    """Take a bare number for seconds, as `CARBON_CACHE_TTL=300` always meant."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value  # ISO 8601, for example PT5M: pydantic reads or refuses it
+
+
+def _names(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def _each_once(names: tuple[ProviderName, ...]) -> tuple[ProviderName, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"each provider may stand there once: {', '.join(names)}")
+    return names
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)  # raises ValueError itself
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("has a user or password in it, which logs would show; use AEGIS_CARBON_API_KEY_FILE")
+    if url and not (parts.scheme in ("https", "http") and parts.hostname):
+        raise ValueError(f"{url!r} is not a URL that begins with https:// or http://")
+    return url
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    if url and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("does not begin with redis://, rediss:// or unix://")
+    return url
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+Threshold = Annotated[float, Field(gt=0, le=MAX_THRESHOLD)]
+
+
+class IntensitySettings(BaseSettings):
+    """Where intensities come from; all that `CarbonScheduler` needs. Times: seconds, or ISO 8601 (`PT5M`)."""
+
+    model_config = _CONFIG
+
+    providers: Annotated[
+        tuple[ProviderName, ...], NoDecode, BeforeValidator(_names), AfterValidator(_each_once)
+    ] = Field(default=("uk", "replay"), min_length=1)
+    """Providers in order of preference, separated by commas; a zone uses those that cover it."""
+    default_zone: str = ""
+    """Zone of a call that names none. If empty: `GB` when `CARBON_API_URL` is set, else the replay file's
+    `demo-day`, or its first zone."""
+    intensity_threshold: Threshold = DEFAULT_THRESHOLD
+    """Highest intensity at which work starts, in gCO2e/kWh; above 0, at most 5000. Also
+    `CARBON_INTENSITY_THRESHOLD`."""
+    zone_thresholds: dict[str, Threshold] = {}
+    """The same for single zones, as JSON: `{"GB": 100}`."""
+    api_url: Annotated[str, AfterValidator(_http_url)] = ""
+    """Base URL of a mirror of the UK Carbon Intensity API; empty is the public one. Also `CARBON_API_URL`."""
+    api_key_file: Path | None = None
+    """File with a key for a private mirror, sent as a bearer token; the public API takes none."""
+    api_key: SecretStr = SecretStr("")
+    """The key itself; prefer `api_key_file`, which does not show in the process's environment. Also
+    `CARBON_API_KEY`."""
+    replay_file: Path | None = None
+    """CSV or JSON series of the provider `replay`. If omitted, the synthetic week of the package."""
+    cache_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    """Redis that replicas share their answers in; if empty, each process has its own memory. Also
+    `AEGIS_CACHE_REDIS_URL`, or else `REDIS_URL`."""
+    cache_ttl: Seconds = Field(default=timedelta(minutes=5), gt=timedelta(0), le=timedelta(days=1))
+    """How long a value is used before its provider is asked again. Also `CARBON_CACHE_TTL`."""
+    max_stale: Seconds = Field(default=timedelta(hours=2), ge=timedelta(0), le=timedelta(days=2))
+    """How long after the end of its slot a value is still used, labelled stale."""
+    failure_pause: Seconds = Field(default=timedelta(seconds=60), gt=timedelta(0), le=timedelta(hours=1))
+    """How long a provider is left alone after a failure."""
+    request_timeout: Seconds = Field(default=timedelta(seconds=3), gt=timedelta(0), le=timedelta(minutes=1))
+    """Longest time for one request to a provider."""
+    provider_budget: Seconds = Field(default=timedelta(seconds=5), gt=timedelta(0), le=timedelta(minutes=1))
+    """Longest time for one question to a provider, retries included."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # no file is read unasked
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _OriginalVariables(settings_cls)
+
+    @property
+    def uk_api(self) -> str:
+        """Base URL of the UK API to use."""
+        return self.api_url or PUBLIC_UK_API
+
+    def key(self) -> str:
+        """Return the key for the mirror at `api_url`, or an empty string.
+
+        Raises:
+            ConfigurationError: The file cannot be read, or the key would be sent to the public API, which
+                takes none, or without TLS to another machine.
+        """
+        key = self.api_key.get_secret_value()
+        if self.api_key_file is not None:
+            try:
+                key = self.api_key_file.read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"AEGIS_CARBON_API_KEY_FILE cannot be read: {error}") from error
+        url = urlsplit(self.uk_api)
+        if key and url.hostname == urlsplit(PUBLIC_UK_API).hostname:
+            raise ConfigurationError("the public UK API takes no key; CARBON_API_URL names a mirror")
+        if key and url.scheme != "https" and url.hostname not in _LOOPBACK:
+            raise ConfigurationError("the key would be sent without TLS; set CARBON_API_URL to an https URL")
+        return key
+
+
+class _OriginalVariables(EnvSettingsSource):
+    """The variables without a prefix, for whoever makes the settings without `load`."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {
+            field: value
+            for name, field in ORIGINAL_VARIABLES.items()
+            if (value := self.env_vars.get(name.lower()))
+        }
+
+
+class Settings(IntensitySettings, ServiceSettings):
+    """Settings of the service: where intensities come from, and what every service needs."""
+
+    # The last base decides otherwise, and it has no prefix.
+    model_config = SettingsConfigDict(env_prefix="AEGIS_CARBON_")
+
+    model_config = _CONFIG
+    original_variables: ClassVar[Mapping[str, str]] = {
+        **ServiceSettings.original_variables,
+        **ORIGINAL_VARIABLES,
+    }
+
+    refresh: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))
+    """How often zones that were asked for in the last hour are looked at for a refresh in the background."""
