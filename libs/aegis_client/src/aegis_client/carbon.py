@@ -1,0 +1,182 @@
+"""How clean the grid is, and whether work should start now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from aegis.carbon.v1 import carbon_service_pb2 as pb
+from aegis_client.core.operation import Listing, Operation, Page, method
+from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
+from aegis_client.core.values import enum_name, enum_value, moment, optional_resource, resource, span
+
+LIST_ZONES: Final = method(pb, "CarbonService", "ListZones", pb.ListZonesResponse)
+GET_INTENSITY: Final = method(pb, "CarbonService", "GetIntensity", pb.GetIntensityResponse)
+CHECK_SCHEDULE: Final = method(pb, "CarbonService", "CheckSchedule", pb.CheckScheduleResponse)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zone:
+    """One grid area.
+
+    Attributes:
+        name: `zones/{zone}`.
+        providers: Providers that cover it, in order of preference.
+        threshold_g_per_kwh: Highest intensity at which work starts when a call names none.
+        default: True for the zone that a call without a zone gets.
+    """
+
+    name: str
+    display_name: str
+    providers: tuple[str, ...]
+    threshold_g_per_kwh: float
+    default: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intensity:
+    """The carbon intensity of one zone in one half-open slot of time.
+
+    Attributes:
+        g_per_kwh: Grams of CO2-equivalent per kWh.
+        signal: `AVERAGE` or `MARGINAL`.
+        quality: `ACTUAL`, `FORECAST`, `STALE` or `SYNTHETIC`.
+        source: Provider of the value.
+        age: Time since the value was fetched.
+    """
+
+    zone: str
+    g_per_kwh: float
+    start_time: datetime | None
+    end_time: datetime | None
+    signal: str
+    quality: str
+    source: str
+    fetch_time: datetime | None
+    age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleDecision:
+    """Whether to start; true in a condition when work should start now.
+
+    Attributes:
+        decision: `RUN_NOW` or `WAIT`.
+        reason: `BELOW_THRESHOLD`, `ABOVE_THRESHOLD` or `NO_DATA`.
+        intensity: The value that it rests on, or None when there was none.
+        threshold_g_per_kwh: The threshold used.
+        retry_after: When to ask again; None for `RUN_NOW`.
+    """
+
+    decision: str
+    reason: str
+    intensity: Intensity | None
+    threshold_g_per_kwh: float
+    retry_after: timedelta | None
+
+    def __bool__(self) -> bool:
+        return self.decision == "RUN_NOW"
+
+
+def _zones(*, page_size: int = 0) -> Listing[Zone]:
+    """Iterate over the zones that some provider covers, ordered by name."""
+
+    def fetch(token: str) -> Operation[Page[Zone]]:
+        request = pb.ListZonesRequest(page_size=page_size, page_token=token)
+        return Operation(LIST_ZONES, request, _read_zones)
+
+    return Listing(fetch)
+
+
+def _intensity(zone: str, *, timeout: float | None = None) -> Operation[Intensity]:
+    """Return the current intensity of a zone.
+
+    Args:
+        zone: `GB` or `zones/GB`.
+        timeout: Deadline of the call, in seconds.
+
+    Raises:
+        NotFound: Reason `UNKNOWN_ZONE`.
+        Unavailable: Reason `NO_INTENSITY_DATA`: missing data is never 0.
+    """
+    request = pb.GetIntensityRequest(zone=resource("zones", zone))
+    return Operation(GET_INTENSITY, request, lambda answer: _read_intensity(answer.intensity), timeout)
+
+
+def check_operation(
+    zone: str = "",
+    *,
+    max_intensity: float | None = None,
+    on_missing: str = "run_now",
+    timeout: float | None = None,
+) -> Operation[ScheduleDecision]:
+    """Decide whether work should start now.
+
+    Args:
+        zone: `GB` or `zones/GB`; if empty, the deployment's default zone.
+        max_intensity: Highest intensity at which to start, in gCO2e/kWh; None means the zone's own.
+        on_missing: What to decide without any data: `run_now` or `wait`.
+        timeout: Deadline of the call, in seconds.
+
+    Raises:
+        NotFound: Reason `UNKNOWN_ZONE`.
+    """
+    request = pb.CheckScheduleRequest(
+        zone=optional_resource("zones", zone),
+        max_intensity_g_per_kwh=max_intensity,
+        on_missing=pb.OnMissing.ValueType(enum_value(pb.OnMissing, on_missing, "on_missing")),
+    )
+    return Operation(CHECK_SCHEDULE, request, _read_decision, timeout)
+
+
+def _read_zones(answer: pb.ListZonesResponse) -> Page[Zone]:
+    return Page([_read_zone(zone) for zone in answer.zones], answer.next_page_token)
+
+
+def _read_zone(zone: pb.Zone) -> Zone:
+    return Zone(
+        name=zone.name,
+        display_name=zone.display_name,
+        providers=tuple(zone.providers),
+        threshold_g_per_kwh=zone.threshold_g_per_kwh,
+        default=zone.default,
+    )
+
+
+def _read_intensity(found: pb.Intensity) -> Intensity:
+    return Intensity(
+        zone=found.zone,
+        g_per_kwh=found.g_per_kwh,
+        start_time=moment(found, "start_time"),
+        end_time=moment(found, "end_time"),
+        signal=enum_name(pb.Signal, found.signal),
+        quality=enum_name(pb.Quality, found.quality),
+        source=found.source,
+        fetch_time=moment(found, "fetch_time"),
+        age=span(found, "age"),
+    )
+
+
+def _read_decision(answer: pb.CheckScheduleResponse) -> ScheduleDecision:
+    return ScheduleDecision(
+        decision=enum_name(pb.Decision, answer.decision),
+        reason=enum_name(pb.Reason, answer.reason),
+        intensity=_read_intensity(answer.intensity) if answer.HasField("intensity") else None,
+        threshold_g_per_kwh=answer.threshold_g_per_kwh,
+        retry_after=span(answer, "retry_after"),
+    )
+
+
+class CarbonSurface:
+    zones = stream(_zones)
+    intensity = unary(_intensity)
+    check = unary(check_operation)
+
+
+class Carbon(CarbonSurface, SyncApi):
+    """`Client.carbon`."""
+
+
+class AsyncCarbon(CarbonSurface, AsyncApi):
+    """`AsyncClient.carbon`."""

@@ -1,0 +1,103 @@
+"""`aegis carbon`: check, intensity, zones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
+from aegis_client.cli.state import Format, Output, state_of
+
+if TYPE_CHECKING:
+    from aegis_client.carbon import Intensity
+
+app = typer.Typer(
+    help="Ask how clean the grid is, and whether to start now.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command()
+def check(
+    ctx: typer.Context,
+    zone: Annotated[str, typer.Argument(help="Grid zone, for example GB.", show_default=False)] = "",
+    max_intensity: Annotated[
+        float | None, typer.Option(metavar="G_PER_KWH", help="Threshold. Default: the zone's own.")
+    ] = None,
+    on_missing: Annotated[
+        str, typer.Option(metavar="run_now|wait", help="What to decide without any data. Default: run_now.")
+    ] = "run_now",
+    show_curl: Annotated[
+        bool, typer.Option("--show-curl", help="Print the same call for curl, instead of making it.")
+    ] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Decide whether work should start now. Without ZONE: the deployment's default zone."""
+    state = state_of(ctx)
+    if show_curl:
+        from aegis_client.carbon import check_operation
+        from aegis_client.cli.curl import curl
+
+        operation = check_operation(zone, max_intensity=max_intensity, on_missing=on_missing)
+        typer.echo(curl(operation, state.load_profile()))
+        return
+    with state.client() as client:
+        decision = client.carbon.check(zone, max_intensity=max_intensity, on_missing=on_missing)
+    if output is Format.JSON:
+        print_json(decision)
+        return
+    fields: dict[str, object] = {
+        "decision": decision.decision,
+        "reason": decision.reason,
+        "threshold": f"{decision.threshold_g_per_kwh:g} gCO2e/kWh",
+    }
+    if decision.intensity:
+        fields |= _fields(decision.intensity)
+    if decision.retry_after:
+        fields["ask again in"] = seconds(decision.retry_after)
+    print_fields(fields)
+
+
+@app.command()
+def intensity(
+    ctx: typer.Context,
+    zone: Annotated[str, typer.Argument(help="Grid zone, for example GB.")],
+    output: Output = Format.TEXT,
+) -> None:
+    """Show the current intensity of a zone, with its source and age."""
+    with state_of(ctx).client() as client:
+        found = client.carbon.intensity(zone)
+    if output is Format.JSON:
+        print_json(found)
+    else:
+        print_fields(_fields(found))
+
+
+@app.command()
+def zones(ctx: typer.Context, output: Output = Format.TEXT) -> None:
+    """List the zones that some provider covers."""
+    with state_of(ctx).client() as client:
+        found = list(client.carbon.zones())
+    if output is Format.JSON:
+        print_json(found)
+        return
+    rows = [
+        (
+            short(zone.name) + (" (default)" if zone.default else ""),
+            zone.display_name,
+            f"{zone.threshold_g_per_kwh:g}",
+            ", ".join(zone.providers),
+        )
+        for zone in found
+    ]
+    print_table(("zone", "name", "threshold g/kWh", "providers"), rows, empty="no zones")
+
+
+def _fields(found: Intensity) -> dict[str, object]:
+    return {
+        "zone": short(found.zone),
+        "intensity": f"{found.g_per_kwh:g} gCO2e/kWh ({found.signal.lower()}, {found.quality.lower()})",
+        "slot": f"{clock(found.start_time)} to {clock(found.end_time)}",
+        "source": found.source,
+        "age": seconds(found.age),
+    }

@@ -1,0 +1,88 @@
+"""From an error to what a person or a script sees: what, which value, how to mend it, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import Any, Final
+
+import typer
+
+from aegis_client.cli.state import CliState, Format
+from aegis_client.errors import AegisApiError, ProfileError, UsageError
+from aegis_common.errors import AegisError, ConfigurationError
+
+FAILED: Final = 1
+USAGE: Final = 2
+REFUSED: Final = 3
+UNAVAILABLE: Final = 4
+TIMED_OUT: Final = 124
+INTERRUPTED: Final = 130
+
+_CODES: Final = {
+    "UNAUTHENTICATED": REFUSED,
+    "PERMISSION_DENIED": REFUSED,
+    "UNAVAILABLE": UNAVAILABLE,
+    "DEADLINE_EXCEEDED": TIMED_OUT,
+}
+_BY_REASON: Final = {
+    "UNKNOWN_TOOL": "aegis tools list",
+    "UNKNOWN_ZONE": "aegis carbon zones",
+    "UNKNOWN_MODEL": "aegis models list",
+    "UNKNOWN_TRAINING_RUN": "aegis fl list",
+    "UNKNOWN_NODE": "aegis fl nodes",
+    "TOOL_TIMEOUT": "allow more time: --timeout SECONDS",
+}
+_BY_CODE: Final = {
+    "UNAUTHENTICATED": "check the profile's certificate, or get a new token: aegis token",
+    "PERMISSION_DENIED": "call with another profile: aegis --profile NAME ...",
+    "UNAVAILABLE": "is the stack running? aegis status; start it: aegis up",
+}
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code that stands for an error."""
+    if isinstance(error, AegisApiError):
+        return _CODES.get(error.code, FAILED)
+    return USAGE if isinstance(error, UsageError | ProfileError | ConfigurationError) else FAILED
+
+
+def show(error: Exception, state: CliState) -> None:
+    """Print an error on stderr: in lines, or with `-o json` as one JSON object."""
+    facts = {name: value for name, value in _facts(error, state).items() if value}
+    if state.format is Format.JSON:
+        typer.echo(json.dumps({"error": facts}, ensure_ascii=False), err=True)
+        return
+    typer.echo(f"aegis: {facts.pop('message')}", err=True)
+    facts.pop("metadata", None)  # the message has all its values
+    for name, value in facts.items():
+        lines = [f"{key}: {text}" for key, text in value.items()] if isinstance(value, dict) else [value]
+        for line in lines:
+            typer.echo(f"  {name:<13} {line}", err=True)
+
+
+def _facts(error: Exception, state: CliState) -> dict[str, Any]:
+    facts: dict[str, Any] = {"message": _message(error)}
+    if isinstance(error, AegisApiError):
+        facts |= {
+            "code": error.code,
+            "reason": error.reason,
+            "metadata": error.metadata,
+            "violations": error.violations,
+            "retry_after_s": error.retry_after.total_seconds() if error.retry_after else None,
+            "server": f"{state.profile.address}{state.profile.place}" if state.profile else "",
+            "trace_id": error.trace_id,
+            "try": _BY_REASON.get(error.reason) or _BY_CODE.get(error.code, ""),
+        }
+    elif isinstance(error, AegisError):
+        facts |= {"reason": error.reason, "metadata": error.metadata, "violations": error.violations}
+    return facts
+
+
+def _message(error: Exception) -> str:
+    known = getattr(error, "message", None)
+    if isinstance(known, str):
+        return known
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f", at {place[0].filename}:{place[0].lineno}" if place else ""
+    return f"unexpected {type(error).__name__}: {error}{where}; please report it with `aegis version`"

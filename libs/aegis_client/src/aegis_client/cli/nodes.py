@@ -1,0 +1,63 @@
+"""`aegis fl nodes`: the sites that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aegis_client.cli.output import clock, print_json, print_table, short
+from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.errors import UsageError
+
+app = typer.Typer(help="List, admit and remove the sites that train.", rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def list_nodes(ctx: typer.Context, output: Output = Format.TEXT) -> None:
+    """List the nodes; with a command, admit or remove one."""
+    if ctx.invoked_subcommand:
+        return
+    with state_of(ctx).client() as client:
+        nodes = list(client.nodes.list())
+    if output is Format.JSON:
+        print_json(nodes)
+        return
+    rows = [
+        (short(node.name), node.state, short(node.zone) or "-", clock(node.last_active_time))
+        for node in nodes
+    ]
+    print_table(("node", "state", "zone", "last active"), rows, empty="no nodes")
+
+
+@app.command()
+def register(
+    ctx: typer.Context,
+    node: Annotated[str, typer.Argument(help="Id of the node, for example site-1.")],
+    public_key: Annotated[Path, typer.Option(metavar="PEM", help="File of its public key. Required.")],
+    zone: Annotated[str, typer.Option(help="Grid zone of the site.", show_default=False)] = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """Admit a node by its public key."""
+    try:
+        pem = public_key.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--public-key {public_key} cannot be read: {error}") from error
+    with state_of(ctx).client() as client:
+        made = client.nodes.register(node, pem, zone=zone)
+    if output is Format.JSON:
+        print_json(made)
+    else:
+        typer.echo(f"{made.name} is registered")
+
+
+@app.command()
+def remove(ctx: typer.Context, node: str, output: Output = Format.TEXT) -> None:
+    """Remove a node; it cannot join a run any more."""
+    with state_of(ctx).client() as client:
+        client.nodes.remove(node)
+    if output is Format.JSON:
+        print_json({"removed": short(node)})
+    else:
+        typer.echo(f"{short(node)} is removed")

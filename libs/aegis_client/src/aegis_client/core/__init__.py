@@ -1,0 +1,1 @@
+"""How calls are described, sent and answered; shared by the sync and the async client."""

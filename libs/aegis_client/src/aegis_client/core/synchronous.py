@@ -1,0 +1,117 @@
+"""Sends calls over a blocking channel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from aegis_client.core.connection import Connection
+from aegis_client.core.operation import Listing, Method, Operation, Watch
+from aegis_client.core.retry import Attempts, Course, RetryPolicy
+from aegis_client.core.status import api_error
+from aegis_client.errors import AegisApiError, Unavailable
+from aegis_client.profiles import Profile
+from aegis_client.trace import begin_call
+
+T = TypeVar("T")
+
+
+class SyncTransport:
+    """One connection for all groups of calls of a `Client`; safe to use from several threads."""
+
+    def __init__(self, profile: Profile, policy: RetryPolicy) -> None:
+        self._connection = Connection(profile, grpc.secure_channel)
+        self._policy = policy
+
+    def call(self, operation: Operation[T]) -> T:
+        trace_id = begin_call()
+        attempts = Attempts(operation, self._policy)
+        while True:
+            try:
+                return operation.read(self._unary(operation, trace_id, attempts.remaining))
+            except grpc.RpcError as error:
+                pause = attempts.pause(api_error(error, trace_id))
+            time.sleep(pause)
+
+    def iterate(self, described: Listing[T] | Watch[T]) -> Generator[T]:
+        return self._pages(described) if isinstance(described, Listing) else self._watch(described)
+
+    def close(self) -> None:
+        channel = self._connection.shut()
+        if channel is not None:
+            channel.close()
+
+    def _pages(self, listing: Listing[T]) -> Generator[T]:
+        page = self.call(listing.fetch(""))
+        yield from page.items
+        while page.token:
+            page = self.call(listing.fetch(page.token))
+            yield from page.items
+
+    def _watch(self, watch: Watch[T]) -> Generator[T]:
+        trace_id = begin_call()
+        course = Course(watch, self._policy)
+        while True:
+            broken: AegisApiError | None = None
+            try:
+                with closing(
+                    self._stream(watch.method, course.request, course.remaining, trace_id)
+                ) as messages:
+                    for message in messages:
+                        step = course.take(message)
+                        if step.event is not None:
+                            yield step.event
+                        if step.last:
+                            return
+                        if step.reconnect:
+                            break
+                    else:
+                        broken = ended_early(trace_id)
+            except grpc.RpcError as error:
+                broken = api_error(error, trace_id)
+            time.sleep(course.pause(broken))
+
+    def _unary(self, operation: Operation[Any], trace_id: str, timeout: float) -> Any:
+        method = operation.method
+        with self._channel() as channel:
+            send = channel.unary_unary(
+                method.path,
+                request_serializer=type(operation.request).SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+            return send(operation.request, timeout=timeout, metadata=self._connection.metadata(trace_id))
+
+    def _stream(self, method: Method[Any], request: Message, timeout: float, trace_id: str) -> Generator[Any]:
+        with self._channel() as channel:
+            send = channel.unary_stream(
+                method.path,
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+            call = send(request, timeout=timeout, metadata=self._connection.metadata(trace_id))
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+    @contextmanager
+    def _channel(self) -> Iterator[grpc.Channel]:
+        lease, idle = self._connection.acquire()
+        try:
+            if idle is not None:
+                idle.close()
+            yield lease.channel
+        finally:
+            idle = self._connection.release(lease)
+            if idle is not None:
+                idle.close()
+
+
+def ended_early(trace_id: str) -> Unavailable:
+    """Return the error of a stream that closed without its terminal event."""
+    return Unavailable("the stream ended before its last event", code="UNAVAILABLE", trace_id=trace_id)

@@ -1,0 +1,366 @@
+"""A small deployment behind real TLS, in a thread of its own, whose faults the tests order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aegis.agent.v1 import agent_service_pb2 as agent
+from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
+from aegis.agent.v1 import model_service_pb2 as model
+from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
+from aegis.carbon.v1 import carbon_service_pb2 as carbon
+from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
+from aegis.fl.v1 import node_service_pb2 as node
+from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
+from aegis.fl.v1 import training_service_pb2 as fl
+from aegis.fl.v1 import training_service_pb2_grpc as fl_grpc
+from aegis_client import Client, Profile, RetryPolicy
+from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.rpc.errors import GRPC_CODES, to_status
+from aegis_common.testing.pki import Mesh
+
+QUICK = RetryPolicy(first_delay_s=0.01, max_delay_s=0.05)
+Step = fl.WatchTrainingRunResponse | AegisError | grpc.StatusCode | None
+"""An event, a fault, or None: nothing happens any more."""
+START = Timestamp(seconds=1_750_000_000)
+
+
+class UnknownTool(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "UNKNOWN_TOOL"
+
+
+async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: AegisError | grpc.StatusCode) -> None:
+    """End the call: with details for one of our errors, and bare, as a proxy does, for a code."""
+    if isinstance(error, grpc.StatusCode):
+        await context.abort(error, "broken on the way")
+    status = to_status(error)
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(GRPC_CODES[status.code], status.message, details)
+
+
+class Faults(grpc.aio.ServerInterceptor):
+    """Notes each call, and refuses those that a test ordered to fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, str]]] = []
+        self.orders: dict[str, list[AegisError | grpc.StatusCode]] = defaultdict(list)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        method = handler_call_details.method.rpartition("/")[2]
+        metadata = {key: str(value) for key, value in handler_call_details.invocation_metadata}
+        self.calls.append((method, metadata))
+        handler = await continuation(handler_call_details)
+        if not self.orders[method]:
+            return handler
+        error = self.orders[method].pop(0)
+
+        async def fail(_request: Any, context: Any) -> None:
+            await refuse(context, error)
+
+        async def fail_stream(_request: Any, context: Any) -> AsyncIterator[Any]:
+            await refuse(context, error)
+            yield None
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                fail_stream, handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            fail, handler.request_deserializer, handler.response_serializer
+        )
+
+
+class Agent(agent_grpc.AgentServiceServicer):
+    """`echo` gives back what it gets; 5 tools in pages of 2; `sleep` takes as long as its deadline allows."""
+
+    def __init__(self) -> None:
+        self.remaining: list[float] = []
+        self.cancelled = threading.Event()
+
+    async def ListTools(self, request: Any, context: Any) -> agent.ListToolsResponse:
+        start = int(request.page_token or 0)
+        tools = [agent.Tool(name=f"tools/t{number}") for number in range(5)]
+        after = str(start + 2) if start + 2 < len(tools) else ""
+        return agent.ListToolsResponse(tools=tools[start : start + 2], next_page_token=after)
+
+    async def GetTool(self, request: Any, context: Any) -> agent.GetToolResponse:
+        tool = agent.Tool(
+            name=request.name, version="1.0.0", concurrency=2, default_timeout=Duration(seconds=9)
+        )
+        tool.input_schema.update({"type": "object", "maxProperties": 3})
+        return agent.GetToolResponse(tool=tool)
+
+    async def Dispatch(self, request: Any, context: Any) -> agent.DispatchResponse:
+        self.remaining.append(context.time_remaining())
+        if request.tool == "tools/sleep":
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if request.tool != "tools/echo":
+            error = UnknownTool(f"tool {request.tool} is unknown", tool=request.tool)
+            await refuse(context, error)
+        return agent.DispatchResponse(
+            result=request.payload, tool=request.tool, tool_version="1.0.0", warnings=["an echo"]
+        )
+
+    async def BatchDispatch(self, request: Any, context: Any) -> agent.BatchDispatchResponse:
+        outcomes = []
+        for action in request.requests:
+            if action.tool == "tools/echo":
+                response = agent.DispatchResponse(result=action.payload, tool=action.tool)
+                outcomes.append(agent.ActionOutcome(response=response))
+            else:
+                error = UnknownTool(f"tool {action.tool} is unknown", tool=action.tool)
+                outcomes.append(agent.ActionOutcome(error=to_status(error)))
+        return agent.BatchDispatchResponse(outcomes=outcomes)
+
+
+class Carbon(carbon_grpc.CarbonServiceServicer):
+    """Zone GB has 120 g/kWh, and no data comes from zone XX."""
+
+    def __init__(self) -> None:
+        self.checks: list[carbon.CheckScheduleRequest] = []
+
+    async def ListZones(self, request: Any, context: Any) -> carbon.ListZonesResponse:
+        zone = carbon.Zone(
+            name="zones/GB",
+            display_name="Great Britain",
+            providers=["uk", "replay"],
+            threshold_g_per_kwh=150,
+            default=True,
+        )
+        return carbon.ListZonesResponse(zones=[zone])
+
+    async def GetIntensity(self, request: Any, context: Any) -> carbon.GetIntensityResponse:
+        return carbon.GetIntensityResponse(intensity=self._intensity(request.zone))
+
+    async def CheckSchedule(self, request: Any, context: Any) -> carbon.CheckScheduleResponse:
+        self.checks.append(request)
+        limit = request.max_intensity_g_per_kwh or 150
+        if request.zone == "zones/XX":
+            return carbon.CheckScheduleResponse(
+                decision=carbon.DECISION_RUN_NOW, reason=carbon.REASON_NO_DATA, threshold_g_per_kwh=limit
+            )
+        clean = limit >= 120
+        return carbon.CheckScheduleResponse(
+            decision=carbon.DECISION_RUN_NOW if clean else carbon.DECISION_WAIT,
+            reason=carbon.REASON_BELOW_THRESHOLD if clean else carbon.REASON_ABOVE_THRESHOLD,
+            intensity=self._intensity(request.zone or "zones/GB"),
+            threshold_g_per_kwh=limit,
+            retry_after=None if clean else Duration(seconds=60),
+        )
+
+    def _intensity(self, zone: str) -> carbon.Intensity:
+        return carbon.Intensity(
+            zone=zone,
+            g_per_kwh=120,
+            start_time=START,
+            signal=carbon.SIGNAL_AVERAGE,
+            quality=carbon.QUALITY_ACTUAL,
+            source="replay",
+            age=Duration(seconds=5),
+        )
+
+
+class Models(model_grpc.ModelServiceServicer):
+    def __init__(self) -> None:
+        self.production = "v2"
+
+    def _model(self, name: str) -> model.Model:
+        return model.Model(name=name, aliases={"production": self.production}, tool="tools/digits")
+
+    async def ListModels(self, request: Any, context: Any) -> model.ListModelsResponse:
+        return model.ListModelsResponse(models=[self._model("models/digits")])
+
+    async def GetModel(self, request: Any, context: Any) -> model.GetModelResponse:
+        return model.GetModelResponse(model=self._model(request.name))
+
+    async def ListModelVersions(self, request: Any, context: Any) -> model.ListModelVersionsResponse:
+        versions = [
+            model.ModelVersion(name=f"{request.parent}/versions/{version}", sha256=digit * 64, format="onnx")
+            for version, digit in (("v2", "b"), ("v1", "a"))
+        ]
+        versions[0].provenance.update({"accuracy": 0.9})
+        return model.ListModelVersionsResponse(model_versions=versions)
+
+    async def PublishModelVersion(self, request: Any, context: Any) -> model.PublishModelVersionResponse:
+        made = model.ModelVersion(
+            name=f"{request.parent}/versions/{request.version}",
+            sha256=request.sha256,
+            aliases=request.aliases,
+        )
+        return model.PublishModelVersionResponse(model_version=made)
+
+    async def SetAlias(self, request: Any, context: Any) -> model.SetAliasResponse:
+        self.production = request.version
+        return model.SetAliasResponse(model=self._model(request.model))
+
+
+class Nodes(node_grpc.NodeServiceServicer):
+    def __init__(self) -> None:
+        self.nodes: dict[str, node.Node] = {}
+
+    async def RegisterNode(self, request: Any, context: Any) -> node.RegisterNodeResponse:
+        made = node.Node()
+        made.CopyFrom(request.node)
+        made.name, made.state = f"nodes/{request.node_id}", node.Node.STATE_REGISTERED
+        self.nodes[made.name] = made
+        return node.RegisterNodeResponse(node=made)
+
+    async def ListNodes(self, request: Any, context: Any) -> node.ListNodesResponse:
+        return node.ListNodesResponse(nodes=[self.nodes[name] for name in sorted(self.nodes)])
+
+    async def GetNode(self, request: Any, context: Any) -> node.GetNodeResponse:
+        return node.GetNodeResponse(node=self.nodes[request.name])
+
+    async def RemoveNode(self, request: Any, context: Any) -> node.RemoveNodeResponse:
+        del self.nodes[request.name]
+        return node.RemoveNodeResponse()
+
+
+class Training(fl_grpc.TrainingServiceServicer):
+    """One run; each stream plays the next script and then ends, with a fault where the script has one."""
+
+    def __init__(self) -> None:
+        self.created: list[fl.CreateTrainingRunRequest] = []
+        self.tokens: list[str] = []
+        self.scripts: list[list[Step]] = []
+
+    def run(self, state: fl.TrainingRun.State.ValueType = fl.TrainingRun.STATE_RUNNING) -> fl.TrainingRun:
+        return fl.TrainingRun(
+            name="trainingRuns/r1", app="digits", rounds=3, state=state, trace_id="a" * 32, create_time=START
+        )
+
+    async def CreateTrainingRun(self, request: Any, context: Any) -> fl.CreateTrainingRunResponse:
+        self.created.append(request)
+        return fl.CreateTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_PENDING))
+
+    async def GetTrainingRun(self, request: Any, context: Any) -> fl.GetTrainingRunResponse:
+        return fl.GetTrainingRunResponse(training_run=self.run())
+
+    async def ListTrainingRuns(self, request: Any, context: Any) -> fl.ListTrainingRunsResponse:
+        return fl.ListTrainingRunsResponse(training_runs=[self.run()])
+
+    async def CancelTrainingRun(self, request: Any, context: Any) -> fl.CancelTrainingRunResponse:
+        return fl.CancelTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_CANCELLED))
+
+    async def WatchTrainingRun(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[fl.WatchTrainingRunResponse]:
+        self.tokens.append(request.resume_token)
+        for step in self.scripts.pop(0):
+            if isinstance(step, fl.WatchTrainingRunResponse):
+                yield step
+            elif step is None:
+                await asyncio.Event().wait()
+            else:
+                await refuse(context, step)
+
+
+class Deployment:
+    """The servers, what they saw, and how to reach them.
+
+    Attributes:
+        machines: Port that asks for a client certificate.
+        people: Port that does not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.mesh = Mesh(folder)
+        self.agent, self.carbon, self.models = Agent(), Carbon(), Models()
+        self.nodes, self.training, self.faults = Nodes(), Training(), Faults()
+        self.machines = self.people = 0
+
+    def profile(self, account: str = "sdk", **changes: Any) -> Profile:
+        tls = self.mesh.tls(account)
+        fields: dict[str, Any] = {
+            "address": f"localhost:{self.machines}",
+            "ca": tls.bundle,
+            "cert": tls.cert,
+            "key": tls.key,
+        }
+        return Profile(**(fields | changes))
+
+    def client(self, **changes: Any) -> Client:
+        return Client(self.profile(**changes), retry=QUICK)
+
+    def calls(self, method: str) -> list[dict[str, str]]:
+        """Return the metadata of each call of a method."""
+        return [metadata for name, metadata in self.faults.calls if name == method]
+
+    async def serve(self, started: Callable[[], None], stop: asyncio.Event) -> None:
+        server = grpc.aio.server(interceptors=[self.faults])
+        agent_grpc.add_AgentServiceServicer_to_server(self.agent, server)
+        carbon_grpc.add_CarbonServiceServicer_to_server(self.carbon, server)
+        model_grpc.add_ModelServiceServicer_to_server(self.models, server)
+        node_grpc.add_NodeServiceServicer_to_server(self.nodes, server)
+        fl_grpc.add_TrainingServiceServicer_to_server(self.training, server)
+        tls = self.mesh.tls("gateway")
+        pair = [(tls.key.read_bytes(), tls.cert.read_bytes())]
+        mutual = grpc.ssl_server_credentials(pair, tls.bundle.read_bytes(), require_client_auth=True)
+        self.machines = server.add_secure_port("127.0.0.1:0", mutual)
+        self.people = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
+        await server.start()
+        started()
+        await stop.wait()
+        await server.stop(0.2)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AEGIS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path / "mesh")
+    loop = asyncio.new_event_loop()
+    stop, started = asyncio.Event(), threading.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=[made.serve(started.set, stop)])
+    thread.start()
+    assert started.wait(20)
+    yield made
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def profile_file(deployment: Deployment, tmp_path: Path) -> Path:
+    """A file with the profile of the sdk certificate and, named `people`, one with a token."""
+    tls = deployment.mesh.tls("sdk")
+    (tmp_path / "token").write_text("a-token\n")
+    path = tmp_path / "profiles.toml"
+    path.write_text(
+        f"""
+        default = "sdk"
+        [profiles.sdk]
+        address = "localhost:{deployment.machines}"
+        ca = "{tls.bundle}"
+        cert = "{tls.cert}"
+        key = "{tls.key}"
+        [profiles.people]
+        address = "localhost:{deployment.people}"
+        ca = "{tls.bundle}"
+        token_file = "token"
+        """
+    )
+    return path
