@@ -72,6 +72,13 @@ def test_the_prefixed_variable_wins_over_the_original(environment: pytest.Monkey
     assert "ERROR" == load(Sample).log_level
 
 
+@pytest.mark.parametrize(("value", "seconds"), [("10", 10), ("0.5", 0.5), ("PT2M", 120)])
+def test_a_time_is_seconds_or_iso_8601(environment: pytest.MonkeyPatch, value: str, seconds: float) -> None:
+    environment.setenv("AEGIS_SAMPLE_DRAIN", value)
+
+    assert seconds == load(Sample).drain.total_seconds()
+
+
 def test_settings_are_frozen(environment: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(Sample).limit = 4  # type: ignore[misc]

@@ -6,14 +6,28 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aegis_common.errors import ConfigurationError
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def _seconds(value: object) -> object:
+    """Take a bare number for seconds; anything else is ISO 8601, which pydantic reads or refuses."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
+"""A time: seconds (`10`, `0.5`) or ISO 8601 (`PT5M`)."""
 
 
 class TlsSettings(BaseModel):
@@ -46,9 +60,9 @@ class TokenSettings(BaseModel):
     roles_claim: str = "roles"
     """Dotted path of the claim that lists roles, for example `realm_access.roles`."""
     tenant_claim: str = "tenant"
-    refresh: timedelta = Field(default=timedelta(seconds=60), gt=timedelta(0))
+    refresh: Seconds = Field(default=timedelta(seconds=60), gt=timedelta(0))
     """How often the key set is read again."""
-    max_stale: timedelta = Field(default=timedelta(hours=24), gt=timedelta(0))
+    max_stale: Seconds = Field(default=timedelta(hours=24), gt=timedelta(0))
     """How long keys stay in use when the issuer cannot be reached."""
 
 
@@ -82,9 +96,9 @@ class ServiceSettings(BaseSettings):
     """OpenTelemetry collector, for example `https://collector:4317`; empty sends nothing."""
     log_level: LogLevel = "INFO"
     """Also `LOG_LEVEL`."""
-    drain: timedelta = Field(default=timedelta(seconds=10), ge=timedelta(0))
+    drain: Seconds = Field(default=timedelta(seconds=10), ge=timedelta(0))
     """How long running calls may go on after SIGTERM."""
-    max_connection_age: timedelta = Field(default=timedelta(minutes=10), gt=timedelta(0))
+    max_connection_age: Seconds = Field(default=timedelta(minutes=10), gt=timedelta(0))
     """Connections are closed after this time, so that an expired certificate does not live on in one."""
     max_message_bytes: int = Field(default=9 << 20, ge=1 << 10)
 

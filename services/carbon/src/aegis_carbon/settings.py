@@ -19,7 +19,7 @@ from pydantic_settings import (
 
 from aegis_carbon.domain.schedule import DEFAULT_THRESHOLD, MAX_THRESHOLD
 from aegis_common.errors import ConfigurationError
-from aegis_common.settings import ServiceSettings
+from aegis_common.settings import Seconds, ServiceSettings
 
 PUBLIC_UK_API: Final = "https://api.carbonintensity.org.uk"
 ORIGINAL_VARIABLES: Final[Mapping[str, str]] = {
@@ -41,16 +41,6 @@ _CONFIG: Final = SettingsConfigDict(
     hide_input_in_errors=True,
 )
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
-
-
-def _seconds(value: object) -> object:
-    """Take a bare number for seconds, as `CARBON_CACHE_TTL=300` always meant."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value  # ISO 8601, for example PT5M: pydantic reads or refuses it
 
 
 def _names(value: object) -> object:
@@ -78,7 +68,6 @@ def _redis_url(url: SecretStr) -> SecretStr:
     return url
 
 
-Seconds = Annotated[timedelta, BeforeValidator(_seconds)]
 Threshold = Annotated[float, Field(gt=0, le=MAX_THRESHOLD)]
 
 

@@ -72,17 +72,21 @@ class Principal:
                     f"principal record has schema version {version}; this reader knows {SCHEMA_VERSION}",
                     schema_version=str(version),
                 )
-            if not (isinstance(data["roles"], list) and all(isinstance(role, str) for role in data["roles"])):
-                raise TypeError("roles")
             return cls(
                 str(data["spiffe_id"]),
                 str(data["subject"]),
                 checked_tenant(data["tenant"]),
-                frozenset(data["roles"]),
+                _roles(data["roles"]),
                 on_behalf_of=True,
             )
         except (ValueError, KeyError, TypeError) as error:
             raise Unauthenticated("principal record cannot be read") from error
+
+
+def _roles(value: object) -> frozenset[str]:
+    if not (isinstance(value, list) and all(isinstance(role, str) for role in value)):
+        raise TypeError("roles")
+    return frozenset(value)
 
 
 ANONYMOUS: Final = Principal("", "", DEFAULT_TENANT, frozenset())

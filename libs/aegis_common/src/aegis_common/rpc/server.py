@@ -21,8 +21,8 @@ from aegis_common.auth.identify import Identifier
 from aegis_common.errors import ConfigurationError
 from aegis_common.logs import setup_logging
 from aegis_common.rpc.access import method_table
-from aegis_common.rpc.certificates import observe_certificates
 from aegis_common.rpc.chain import ChainInterceptor
+from aegis_common.rpc.gauges import observe_audit, observe_certificates, observe_identifier
 from aegis_common.rpc.health import Health
 from aegis_common.rpc.layers import (
     AuditLayer,
@@ -104,7 +104,9 @@ async def serving(
         await stack.enter_async_context(CertificateWatcher(files))
         observe_certificates(telemetry, files)
         audit = await stack.enter_async_context(_audit_log(settings, name))
+        observe_audit(telemetry, audit)
         identifier = await stack.enter_async_context(Identifier.open(settings))
+        observe_identifier(telemetry, identifier)
         server = _build(settings, audit, identifier, telemetry)
         services = _register(server, add)
         health = Health(server, services)
