@@ -12,7 +12,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constrain
 NODE_BIN := $(abspath $(VENV))/node/bin
 BUF := $(VENV)/buf/node_modules/.bin/buf
 BASE := ./protos ./libs/aegis_common ./libs/aegis_client ./services/agent ./services/carbon ./services/gateway ./services/fl_coordinator ./deploy/local
-CODE := libs services deploy tests protos/hatch_build.py
+CODE := libs services deploy tests protos/hatch_build.py protos/baseline.py
 PROTOS := $(shell find protos -name gen -prune -o \( -name '*.proto' -o -name '*.json' -o -name '*.py' -o -name 'pyproject.toml' \) -print)
 MANIFESTS := constraints.txt pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
 T ?=
@@ -62,7 +62,7 @@ dist: $(VENV)/.dev ## Build every wheel into dist/
 	for d in $(BASE); do PIP_CONSTRAINT= $(BIN)/python -m build --wheel --outdir dist $$d > /dev/null; done
 	@ls dist
 
-.PHONY: lint format types buf check
+.PHONY: lint format types buf baseline
 lint: $(VENV)/.dev buf ## Lint: ruff, import rules, protos
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -78,6 +78,9 @@ types: $(VENV)/.dev ## Check types: mypy, strict
 buf: $(BUF) ## Lint the protos, and refuse a change that breaks clients
 	PATH="$(NODE_BIN):$$PATH" $(BUF) lint --config protos/buf.yaml protos/gen/aegis/descriptors.binpb
 	PATH="$(NODE_BIN):$$PATH" $(BUF) breaking --config protos/buf.yaml protos/gen/aegis/descriptors.binpb --against protos/baseline.binpb
+
+baseline: $(VENV)/.dev ## At a release: make today's protos the ones that must not break
+	$(BIN)/python protos/baseline.py protos/gen/aegis/descriptors.binpb protos/baseline.binpb
 
 .PHONY: test test-long demo quickstart up clean
 test: $(VENV)/.dev ## Set up and run the tests (T=path runs a part)

@@ -84,7 +84,8 @@ def check_access(descriptors: Path) -> None:
     pool = descriptor_pool.DescriptorPool()
     for file in found.file:
         pool.Add(file)
-    options_class = message_factory.GetMessageClass(pool.FindMessageTypeByName("google.protobuf.MethodOptions"))
+    options = pool.FindMessageTypeByName("google.protobuf.MethodOptions")
+    options_class = message_factory.GetMessageClass(options)
     access = pool.FindExtensionByName("aegis.common.v1.access")
     known_roles = set(json.loads((ROOT / "roles.json").read_text()))
     faults = []
