@@ -1,0 +1,1 @@
+"""What touches Flower, SQLite, gRPC and files."""

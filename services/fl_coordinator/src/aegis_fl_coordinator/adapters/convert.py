@@ -1,0 +1,148 @@
+"""Between the messages of aegis.fl.v1 and the domain."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from aegis.fl.v1 import node_service_pb2 as node_pb
+from aegis.fl.v1 import training_service_pb2 as pb
+from aegis_fl_coordinator.domain.errors import InvalidRunConfig
+from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
+from aegis_fl_coordinator.domain.nodes import NodeStatus
+from aegis_fl_coordinator.domain.rounds import GateDecision, NodeFailure, RoundReport
+from aegis_fl_coordinator.domain.run import ConfigValue, RunSpec, TrainingRun
+
+
+def spec_from(message: pb.TrainingRun) -> RunSpec:
+    """Return what a request asks for.
+
+    Raises:
+        InvalidRunConfig: A value of `app_config` is neither a string, a number nor a bool.
+    """
+    policy = message.carbon_policy
+    has_limit = policy.HasField("max_intensity_g_per_kwh")
+    return RunSpec(
+        app=message.app,
+        rounds=message.rounds,
+        min_nodes=message.min_nodes,
+        carbon=CarbonPolicy(
+            zone=policy.zone,
+            max_intensity=policy.max_intensity_g_per_kwh if has_limit else None,
+            max_wait=policy.max_wait.ToTimedelta() if policy.HasField("max_wait") else DEFAULT_MAX_WAIT,
+        ),
+        config=_config_from(message.app_config),
+        model=message.model,
+    )
+
+
+def _config_from(struct: Struct) -> dict[str, ConfigValue]:
+    config: dict[str, ConfigValue] = {}
+    for key, value in json_format.MessageToDict(struct).items():
+        if not isinstance(value, bool | int | float | str):
+            path = f"training_run.app_config.{key}"
+            text = "must be a string, a number or a bool"
+            raise InvalidRunConfig(f"app_config: {key} {text}", violations={path: text})
+        config[key] = value
+    return config
+
+
+def asked(message: pb.TrainingRun) -> str:
+    """Return the canonical text of what a caller may set in a run."""
+    asked_for = pb.TrainingRun()
+    for field in ("app", "rounds", "min_nodes", "model"):
+        setattr(asked_for, field, getattr(message, field))
+    asked_for.carbon_policy.CopyFrom(message.carbon_policy)
+    asked_for.app_config.CopyFrom(message.app_config)
+    return json_format.MessageToJson(asked_for, sort_keys=True, indent=None)
+
+
+def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun:
+    spec = run.spec
+    message = pb.TrainingRun(
+        name=run.name,
+        app=spec.app,
+        rounds=spec.rounds,
+        min_nodes=spec.min_nodes,
+        carbon_policy=pb.CarbonPolicy(
+            zone=spec.carbon.zone,
+            max_intensity_g_per_kwh=spec.carbon.max_intensity,
+            max_wait=_duration(spec.carbon.max_wait),
+        ),
+        model=spec.model,
+        state=pb.TrainingRun.State.Value(f"STATE_{run.state.name}"),
+        state_message=run.message,
+        completed_rounds=len(run.rounds),
+        round_reports=[round_message(report) for report in run.rounds] if with_rounds else [],
+        create_time=timestamp(run.create_time),
+        end_time=timestamp(run.end_time) if run.end_time else None,
+        model_version=run.model_version,
+        app_sha256=run.app_sha256,
+        trace_id=run.trace_id,
+        creator=run.creator,
+    )
+    if spec.config:
+        message.app_config.update(dict(spec.config))
+    return message
+
+
+def round_message(report: RoundReport) -> pb.Round:
+    return pb.Round(
+        number=report.number,
+        gate=None if report.gate is None else _gate_message(report.gate),
+        metrics=dict(report.metrics),
+        node_results=report.node_results,
+        node_failures=[pb.NodeFailure(node=one.node, message=one.message) for one in report.node_failures],
+        duration=_duration(report.duration),
+        checkpoint_sha256=report.checkpoint_sha256,
+    )
+
+
+def report_from(message: pb.Round) -> RoundReport:
+    """Return a reported round; its gate is not read, the coordinator knows it."""
+    return RoundReport(
+        number=message.number,
+        metrics=dict(message.metrics),
+        node_results=message.node_results,
+        node_failures=tuple(NodeFailure(one.node, one.message) for one in message.node_failures),
+        duration=message.duration.ToTimedelta(),
+        checkpoint_sha256=message.checkpoint_sha256,
+    )
+
+
+def node_message(status: NodeStatus) -> node_pb.Node:
+    return node_pb.Node(
+        name=status.node.name,
+        public_key_pem=status.node.public_key_pem,
+        zone=status.node.zone,
+        state=node_pb.Node.State.Value(f"STATE_{status.state.name}"),
+        last_active_time=timestamp(status.last_active) if status.last_active else None,
+        create_time=timestamp(status.node.create_time),
+    )
+
+
+def _gate_message(gate: GateDecision) -> pb.GateDecision:
+    return pb.GateDecision(
+        clean=gate.clean,
+        reason=gate.reason,
+        intensity_g_per_kwh=gate.intensity,
+        threshold_g_per_kwh=gate.threshold,
+        source=gate.source,
+        waited=_duration(gate.waited),
+    )
+
+
+def timestamp(time: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _duration(time: timedelta) -> Duration:
+    message = Duration()
+    message.FromTimedelta(time)
+    return message

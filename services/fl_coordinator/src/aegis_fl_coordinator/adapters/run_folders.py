@@ -1,0 +1,63 @@
+"""The folder of each run on the volume: written for the ServerApp, read back when it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aegis_fl_coordinator.domain.errors import RunFailed
+from aegis_fl_coordinator.domain.ports import ExportedModel
+from aegis_fl_coordinator.domain.run import TrainingRun
+from aegis_fl_coordinator.runfile import (
+    DESCRIPTION_FILE,
+    MODEL_FILE,
+    TOKEN_FILE,
+    CoordinatorAddress,
+    RunFile,
+    write_private,
+)
+
+
+class VolumeFolders:
+    """Run folders under one base.
+
+    Args:
+        base: The ServerApps' folder on the volume; made if absent, for this user only.
+        coordinator: Returns where the coordinator listens now.
+    """
+
+    def __init__(self, base: Path, *, coordinator: Callable[[], CoordinatorAddress]) -> None:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._base = base
+        self._coordinator = coordinator
+        self._written: dict[str, RunFile] = {}
+
+    def prepare(self, run: TrainingRun, *, token: str | None, nodes: Mapping[int, str]) -> None:
+        file = RunFile(
+            run.run_id, run.spec.rounds, run.spec.min_nodes, run.traceparent, dict(nodes), self._coordinator()
+        )
+        if token is None and self._written.get(run.run_id) == file:
+            return
+        folder = self._base / run.run_id
+        folder.mkdir(exist_ok=True, mode=0o700)
+        if token is not None:
+            write_private(folder / TOKEN_FILE, token.encode("ascii"))
+        file.write(folder)
+        self._written[run.run_id] = file
+
+    def export(self, run: TrainingRun) -> ExportedModel | None:
+        folder = self._base / run.run_id
+        try:
+            onnx = (folder / MODEL_FILE).read_bytes()
+            description: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunFailed(f"the exported model of {run.name} cannot be read: {error}") from error
+        return ExportedModel(onnx, description)
+
+    def close(self, run: TrainingRun) -> None:
+        (self._base / run.run_id / TOKEN_FILE).unlink(missing_ok=True)
+        self._written.pop(run.run_id, None)

@@ -1,0 +1,129 @@
+"""The coordinator's side of a running app: lets its rounds in one by one and takes its reports."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from aegis_common.clock import Clock
+from aegis_common.errors import InvalidArgument
+from aegis_fl_coordinator.domain.changes import Changes
+from aegis_fl_coordinator.domain.errors import CarbonUnavailable, InvalidRunToken, RunEnded, UnknownZone
+from aegis_fl_coordinator.domain.gate import CarbonGate, Wait, decide
+from aegis_fl_coordinator.domain.ports import RunStore
+from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
+from aegis_fl_coordinator.domain.run import State, TrainingRun
+from aegis_fl_coordinator.domain.training import token_digest
+
+Change = Callable[[TrainingRun], TrainingRun]
+_ASK_NODES_AGAIN: Final = timedelta(seconds=1)
+
+
+class Admission:
+    """Rounds of all runs; a caller reaches the run of its token only."""
+
+    def __init__(self, *, store: RunStore, gate: CarbonGate, changes: Changes, clock: Clock) -> None:
+        self._store = store
+        self._gate = gate
+        self._changes = changes
+        self._clock = clock
+
+    def authorised(self, run_id: str, token: str) -> TrainingRun:
+        """Return the run that *token* belongs to.
+
+        Raises:
+            UnknownTrainingRun: There is no such run.
+            InvalidRunToken: The token is another run's, or nobody's.
+        """
+        run = self._store.find_run(run_id)
+        if not run.token_sha256 or not hmac.compare_digest(token_digest(token), run.token_sha256):
+            raise InvalidRunToken(f"the token is not the one of {run.name}", name=run.name)
+        return run
+
+    async def await_round(
+        self, run_id: str, number: int, *, nodes_online: int, patience: timedelta
+    ) -> Wait | None:
+        """Return None when round *number* may start, else when to ask again; wait for it up to *patience*.
+
+        Raises:
+            RunEnded: The run is to end.
+        """
+        end = self._clock() + patience
+        while True:
+            run = self._going(run_id)
+            if run.opened is not None and number <= run.opened.number:
+                return None
+            if nodes_online < run.spec.min_nodes:
+                self._move(run_id, State.WAITING_FOR_NODES, waiting_for_nodes(nodes_online, run))
+                return Wait(_ASK_NODES_AGAIN, "")
+            outcome = await self._ask(run, since=run.waiting_since or self._clock())
+            if isinstance(outcome, GateDecision):
+                self._open(run_id, number, outcome)
+                return None
+            self._move(run_id, State.WAITING_FOR_GRID, outcome.message, waiting_since=self._clock())
+            left = end - self._clock()
+            if outcome.retry_after > left:
+                return outcome
+            await self._changes.wait(run_id, at_most=outcome.retry_after)
+
+    def report(self, run_id: str, report: RoundReport) -> TrainingRun:
+        """Store the report of a round; one that is there already stays.
+
+        Raises:
+            RunEnded: The run is to end.
+            InvalidArgument: The run has no such round.
+        """
+        run = self._going(run_id)
+        if report.number > run.spec.rounds:
+            raise InvalidArgument(
+                f"round {report.number} of a run with {run.spec.rounds}", round=str(report.number)
+            )
+        return self._update(run_id, lambda run: run.with_round(report))
+
+    def _going(self, run_id: str) -> TrainingRun:
+        run = self._store.find_run(run_id)
+        if run.stopping or run.state is State.PUBLISHING:
+            raise RunEnded(f"{run.name} is {run.state.value}", name=run.name, state=run.state.value)
+        return run
+
+    async def _ask(self, run: TrainingRun, *, since: datetime) -> GateDecision | Wait:
+        try:
+            answer = await self._gate.check(
+                run.spec.carbon, principal=run.principal, traceparent=run.traceparent
+            )
+        except CarbonUnavailable:
+            answer = None
+        except UnknownZone as error:
+            self._move(run.run_id, State.FAILED, error.message)
+            raise RunEnded(error.message, name=run.name, state=State.FAILED.value) from error
+        return decide(answer, run.spec.carbon, since=since, now=self._clock())
+
+    def _open(self, run_id: str, number: int, decision: GateDecision) -> None:
+        def change(run: TrainingRun) -> TrainingRun:
+            if run.opened is not None and number <= run.opened.number:
+                return run
+            return run.with_open_gate(number, decision, now=self._clock())
+
+        self._update(run_id, change)
+
+    def _move(
+        self, run_id: str, state: State, message: str, *, waiting_since: datetime | None = None
+    ) -> None:
+        def change(run: TrainingRun) -> TrainingRun:
+            moved = run.moved(state, message, now=self._clock())
+            return replace(moved, waiting_since=run.waiting_since or waiting_since)
+
+        self._update(run_id, change)
+
+    def _update(self, run_id: str, change: Change) -> TrainingRun:
+        run = self._store.update_run(run_id, change)
+        self._changes.notify(run_id)
+        return run
+
+
+def waiting_for_nodes(online: int, run: TrainingRun) -> str:
+    """Return why a run waits that has too few nodes."""
+    return f"{online} of {run.spec.min_nodes} nodes are online"

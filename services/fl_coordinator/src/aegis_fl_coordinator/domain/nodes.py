@@ -1,0 +1,48 @@
+"""The nodes of the sites, and the two views of them: what was registered, and what Flower sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class NodeState(Enum):
+    REGISTERED = "registered"
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A registered node. `engine_node` is Flower's id of it."""
+
+    tenant: str
+    node_id: str
+    public_key_pem: str
+    zone: str
+    engine_node: int
+    create_time: datetime
+
+    @property
+    def name(self) -> str:
+        return f"nodes/{self.node_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNode:
+    """A node as Flower sees it."""
+
+    engine_node: int
+    public_key_pem: str
+    state: NodeState
+    last_active: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A registered node and how it is."""
+
+    node: Node
+    state: NodeState
+    last_active: datetime | None

@@ -1,0 +1,87 @@
+"""The nodes of the sites: who may take part, and who is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aegis_common.clock import Clock
+from aegis_fl_coordinator.domain.nodes import EngineNode, Node, NodeState, NodeStatus
+from aegis_fl_coordinator.domain.ports import Engine, RunStore
+
+
+class NodeRegistry:
+    """Nodes of all tenants; every method sees one tenant only."""
+
+    def __init__(self, *, store: RunStore, engine: Engine, clock: Clock) -> None:
+        self._store = store
+        self._engine = engine
+        self._clock = clock
+
+    async def register(self, tenant: str, node_id: str, *, public_key_pem: str, zone: str) -> NodeStatus:
+        """Admit a node; the same name and key again change nothing.
+
+        Args:
+            tenant: Owner of the node.
+            node_id: The part after `nodes/`.
+            public_key_pem: EC P-384 key, SubjectPublicKeyInfo PEM, in canonical form.
+            zone: Resource name of its grid zone, or empty.
+
+        Raises:
+            NodeExists: The name or the key belongs to another node.
+            InvalidPublicKey: Flower does not take the key.
+            EngineUnavailable: Flower does not answer.
+        """
+        known = self._store.same_node(tenant, node_id, public_key_pem)
+        if known is None:
+            engine_node = await self._engine.register_node(public_key_pem)
+            node = Node(tenant, node_id, public_key_pem, zone, engine_node, self._clock())
+            known = self._store.add_node(node)
+        return await self._status(known)
+
+    async def get(self, tenant: str, node_id: str) -> NodeStatus:
+        """Return a node.
+
+        Raises:
+            UnknownNode: The tenant has no such node.
+            EngineUnavailable: Flower does not answer.
+        """
+        return await self._status(self._store.get_node(tenant, node_id))
+
+    async def list(self, tenant: str) -> list[NodeStatus]:
+        """Return the tenant's nodes, ordered by name.
+
+        Raises:
+            EngineUnavailable: Flower does not answer.
+        """
+        nodes = self._store.list_nodes(tenant)
+        seen = await self._engine.nodes() if nodes else ()
+        return [_status(node, seen) for node in nodes]
+
+    async def online(self, tenant: str) -> int:
+        """Return how many of the tenant's nodes are online."""
+        return sum(status.state is NodeState.ONLINE for status in await self.list(tenant))
+
+    def names(self, tenant: str) -> Mapping[int, str]:
+        """Return the engine's id of each node of the tenant, to its resource name."""
+        return {node.engine_node: node.name for node in self._store.list_nodes(tenant)}
+
+    async def remove(self, tenant: str, node_id: str) -> None:
+        """Remove a node from Flower first, then from the registry, so that a repeat after a crash works.
+
+        Raises:
+            UnknownNode: The tenant has no such node.
+            EngineUnavailable: Flower does not answer.
+        """
+        node = self._store.get_node(tenant, node_id)
+        await self._engine.unregister_node(node.engine_node)
+        self._store.remove_node(tenant, node_id)
+
+    async def _status(self, node: Node) -> NodeStatus:
+        return _status(node, await self._engine.nodes())
+
+
+def _status(node: Node, seen: Sequence[EngineNode]) -> NodeStatus:
+    for one in seen:
+        if one.engine_node == node.engine_node:
+            return NodeStatus(node, one.state, one.last_active)
+    return NodeStatus(node, NodeState.REGISTERED, None)

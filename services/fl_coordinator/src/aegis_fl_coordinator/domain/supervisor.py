@@ -1,0 +1,202 @@
+"""Moves each run on: waits for nodes, submits it to Flower, watches it there, publishes its model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import secrets
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from aegis_common.clock import Clock
+from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
+from aegis_fl_coordinator.domain.admission import Change, waiting_for_nodes
+from aegis_fl_coordinator.domain.changes import Changes
+from aegis_fl_coordinator.domain.errors import AppNotApproved, RunEnded, RunFailed
+from aegis_fl_coordinator.domain.ports import (
+    AppCatalogue,
+    Engine,
+    EngineState,
+    EngineStatus,
+    ModelPublisher,
+    RunFolders,
+    RunStore,
+)
+from aegis_fl_coordinator.domain.registry import NodeRegistry
+from aegis_fl_coordinator.domain.run import ConfigValue, State, TrainingRun
+from aegis_fl_coordinator.domain.training import token_digest
+
+_log: Final = logging.getLogger(__name__)
+_RUN_KEY: Final = "aegis-run"
+_LOOK: Final = timedelta(seconds=1)
+_SHOWS_TROUBLE: Final = frozenset(
+    {State.PENDING, State.WAITING_FOR_NODES, State.PUBLISHING, State.CANCELLING}
+)
+_RETRYABLE: Final = RETRYABLE | {ErrorKind.DEADLINE_EXCEEDED, ErrorKind.ABORTED}
+
+
+class Supervisor:
+    """One task per run that has not ended; after a restart each goes on from what is stored."""
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        engine: Engine,
+        apps: AppCatalogue,
+        nodes: NodeRegistry,
+        folders: RunFolders,
+        publisher: ModelPublisher,
+        changes: Changes,
+        clock: Clock,
+        look: timedelta = _LOOK,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._apps = apps
+        self._nodes = nodes
+        self._folders = folders
+        self._publisher = publisher
+        self._changes = changes
+        self._clock = clock
+        self._look = look
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def adopt(self) -> None:
+        """Take care of every run that has not ended."""
+        for run in self._store.active_runs():
+            self.watch(run.run_id)
+
+    def watch(self, run_id: str) -> None:
+        """Take care of a run, unless that is done already."""
+        if run_id in self._tasks:
+            return
+        # An empty context: the work outlives the call that asked for it, and its identity.
+        task = asyncio.get_running_loop().create_task(self._drive(run_id), context=contextvars.Context())
+        self._tasks[run_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(run_id, None))
+
+    async def close(self) -> None:
+        """Stop looking after runs; they go on in Flower and are adopted at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _drive(self, run_id: str) -> None:
+        while not (run := self._store.find_run(run_id)).ended:
+            try:
+                await self._step(run)
+            except RunEnded:
+                continue  # somebody moved the run meanwhile: look again
+            except AegisError as error:
+                self._on_error(run, error)
+            except Exception:
+                _log.exception("run %s: unforeseen error", run.name)
+                self._fail(run, "internal error of the coordinator; its log has the details")
+            if not self._store.find_run(run_id).ended:
+                await self._changes.wait(run_id, at_most=self._look)
+        await self._close(run)
+
+    async def _step(self, run: TrainingRun) -> None:
+        if run.state is State.CANCELLING:
+            await self._cancel(run)
+        elif run.state is State.PUBLISHING:
+            await self._publish(run)
+        elif run.engine_run is None:
+            await self._submit(run)
+        else:
+            await self._follow(run, await self._engine.status(run.engine_run))
+
+    async def _submit(self, run: TrainingRun) -> None:
+        engine_run = None
+        if run.token_sha256:
+            # A coordinator that died between submitting and noting it finds the run here.
+            engine_run = await self._engine.find_run(_RUN_KEY, run.run_id)
+        if engine_run is None:
+            online = await self._nodes.online(run.tenant)
+            if online < run.spec.min_nodes:
+                self._move(run, State.WAITING_FOR_NODES, waiting_for_nodes(online, run))
+                return
+            engine_run = await self._start(run)
+
+        def change(run: TrainingRun) -> TrainingRun:
+            noted = replace(run, engine_run=engine_run)
+            if run.state not in (State.PENDING, State.WAITING_FOR_NODES):
+                return noted  # the app was quicker, or somebody stops the run
+            return noted.moved(State.PENDING, "the training app is starting", now=self._clock())
+
+        self._update(run, change)
+
+    async def _start(self, run: TrainingRun) -> int:
+        app = await asyncio.to_thread(self._apps.get, run.spec.app)
+        if app.sha256 != run.app_sha256:
+            raise AppNotApproved(f"app {app.name!r} changed after {run.name} was created", app=app.name)
+        token = secrets.token_urlsafe(32)
+        self._update(run, lambda run: replace(run, token_sha256=token_digest(token)))
+        self._folders.prepare(run, token=token, nodes=self._nodes.names(run.tenant))
+        config: dict[str, ConfigValue] = {**run.spec.config, _RUN_KEY: run.run_id}
+        return await self._engine.start_run(app.bundle, config)
+
+    async def _follow(self, run: TrainingRun, status: EngineStatus) -> None:
+        if status.state is EngineState.ACTIVE:
+            self._folders.prepare(run, token=None, nodes=self._nodes.names(run.tenant))
+        elif status.state is EngineState.STOPPED:
+            self._fail(run, "stopped from outside the coordinator")
+        elif status.state is EngineState.FAILED:
+            self._fail(run, f"the training app failed: {status.details or 'Flower gives no details'}")
+        elif len(run.rounds) < run.spec.rounds:
+            self._fail(run, f"the training app ended after {len(run.rounds)} of {run.spec.rounds} rounds")
+        elif run.spec.model:
+            self._move(run, State.PUBLISHING, "exporting, signing and publishing the model")
+        else:
+            self._move(
+                run, State.SUCCEEDED, f"{run.spec.rounds} rounds are done; nothing was to be published"
+            )
+
+    async def _publish(self, run: TrainingRun) -> None:
+        exported = await asyncio.to_thread(self._folders.export, run)
+        if exported is None:
+            raise RunFailed(f"app {run.spec.app!r} exported no model", app=run.spec.app)
+        version = await self._publisher.publish(run, exported)
+
+        def change(run: TrainingRun) -> TrainingRun:
+            moved = run.moved(State.SUCCEEDED, f"{version} is served", now=self._clock())
+            return replace(moved, model_version=version)
+
+        self._update(run, change)
+
+    async def _cancel(self, run: TrainingRun) -> None:
+        engine_run = run.engine_run
+        if engine_run is None:
+            engine_run = await self._engine.find_run(_RUN_KEY, run.run_id)
+        if engine_run is not None:
+            await self._engine.stop_run(engine_run)
+        self._move(run, State.CANCELLED, "stopped on request")
+
+    async def _close(self, run: TrainingRun) -> None:
+        _log.info("run ended", extra={"run": run.name, "state": run.state.value})
+        await asyncio.to_thread(self._folders.close, run)
+
+    def _on_error(self, run: TrainingRun, error: AegisError) -> None:
+        if error.kind in _RETRYABLE:
+            _log.warning("run %s: %s; trying again", run.name, error.message)
+            if run.state in _SHOWS_TROUBLE:
+                self._move(run, run.state, f"trying again: {error.message}")
+            return
+        self._fail(run, error.message)
+
+    def _fail(self, run: TrainingRun, message: str) -> None:
+        try:
+            self._move(run, State.FAILED, message)
+        except RunEnded:
+            _log.warning("run %s could not be marked as failed: %s", run.name, message)
+
+    def _move(self, run: TrainingRun, state: State, message: str) -> None:
+        self._update(run, lambda run: run.moved(state, message, now=self._clock()))
+
+    def _update(self, run: TrainingRun, change: Change) -> None:
+        self._store.update_run(run.run_id, change)
+        self._changes.notify(run.run_id)

@@ -1,0 +1,158 @@
+"""Creates, finds and stops runs for their owners."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from aegis_common.clock import Clock
+from aegis_fl_coordinator.domain.changes import Changes
+from aegis_fl_coordinator.domain.errors import InvalidRunConfig
+from aegis_fl_coordinator.domain.ports import AppBundle, AppCatalogue, RunStore
+from aegis_fl_coordinator.domain.run import ConfigValue, RunSpec, State, TrainingRun
+
+RESERVED_KEYS: Final = frozenset({"aegis-run"})
+
+
+@dataclass(frozen=True, slots=True)
+class Creator:
+    """Who creates a run: tenant, subject, the stored principal record, and the trace it is created in."""
+
+    tenant: str
+    subject: str
+    principal: str
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a run gets that names no number of rounds (1 to 10000) or nodes (1 to 10000)."""
+
+    rounds: int
+    min_nodes: int
+
+
+class Training:
+    """The runs of all tenants; every method sees one tenant only."""
+
+    def __init__(
+        self, *, store: RunStore, apps: AppCatalogue, changes: Changes, clock: Clock, defaults: Defaults
+    ) -> None:
+        self._store = store
+        self._apps = apps
+        self._changes = changes
+        self._clock = clock
+        self._defaults = defaults
+
+    async def create(self, spec: RunSpec, *, creator: Creator, request_id: str, asked: str) -> TrainingRun:
+        """Accept a run, or return the one that came with *request_id* before.
+
+        Args:
+            spec: What is asked for; 0 rounds or nodes means the default.
+            creator: Who asks.
+            request_id: Idempotency key, or empty.
+            asked: Canonical text of the request, to tell a repeat from another run.
+
+        Raises:
+            UnknownApp: No such app is installed.
+            AppNotApproved: Its digest is not approved.
+            InvalidRunConfig: A key is not one of the app's, or its value is of another type.
+            RequestIdReused: The id came with another request before.
+        """
+        app = await asyncio.to_thread(self._apps.get, spec.app)
+        spec = replace(
+            spec,
+            rounds=spec.rounds or self._defaults.rounds,
+            min_nodes=spec.min_nodes or self._defaults.min_nodes,
+            config=checked_config(spec.config, app),
+        )
+        now = self._clock()
+        run = TrainingRun(
+            tenant=creator.tenant,
+            run_id=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(6)}",
+            spec=spec,
+            state=State.PENDING,
+            message="accepted",
+            creator=creator.subject,
+            principal=creator.principal,
+            traceparent=creator.traceparent,
+            app_sha256=app.sha256,
+            token_sha256="",
+            create_time=now,
+        )
+        return self._store.create_run(run, request_id=request_id, asked=asked)
+
+    def get(self, tenant: str, run_id: str) -> TrainingRun:
+        """Return a run.
+
+        Raises:
+            UnknownTrainingRun: The tenant has no such run.
+        """
+        return self._store.get_run(tenant, run_id)
+
+    def list(self, tenant: str) -> list[TrainingRun]:
+        """Return the tenant's runs, newest first."""
+        return self._store.list_runs(tenant)
+
+    def cancel(self, tenant: str, run_id: str) -> TrainingRun:
+        """Ask for a run to be stopped; one that has ended stays as it is.
+
+        Raises:
+            UnknownTrainingRun: The tenant has no such run.
+        """
+        self._store.get_run(tenant, run_id)
+
+        def change(run: TrainingRun) -> TrainingRun:
+            if run.stopping:
+                return run
+            return run.moved(State.CANCELLING, "being stopped on request", now=self._clock())
+
+        run = self._store.update_run(run_id, change)
+        self._changes.notify(run_id)
+        return run
+
+
+def checked_config(config: Mapping[str, ConfigValue], app: AppBundle) -> dict[str, ConfigValue]:
+    """Return *config* with each value in the type that the app declares.
+
+    Raises:
+        InvalidRunConfig: Names each key that the app does not declare or whose value does not fit.
+    """
+    faults: dict[str, str] = {}
+    checked: dict[str, ConfigValue] = {}
+    for key, value in config.items():
+        if key not in app.config or key in RESERVED_KEYS:
+            known = ", ".join(sorted(app.config.keys() - RESERVED_KEYS))
+            faults[f"training_run.app_config.{key}"] = f"not one of {known}"
+            continue
+        converted = _converted(value, app.config[key])
+        if converted is None:
+            wanted = type(app.config[key]).__name__
+            faults[f"training_run.app_config.{key}"] = f"{value!r} is no {wanted}"
+        else:
+            checked[key] = converted
+    if faults:
+        text = "; ".join(f"{key.rsplit('.', 1)[-1]}: {fault}" for key, fault in faults.items())
+        raise InvalidRunConfig(f"app_config does not fit app {app.name!r}: {text}", violations=faults)
+    return checked
+
+
+def _converted(value: ConfigValue, default: ConfigValue) -> ConfigValue | None:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return value if isinstance(default, bool) and isinstance(value, bool) else None
+    if isinstance(default, str) or isinstance(value, str):
+        return value if isinstance(default, str) and isinstance(value, str) else None
+    if isinstance(default, int):
+        # JSON numbers come as floats; Flower wants 64 bits.
+        return int(value) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else None
+    return float(value)
+
+
+def token_digest(token: str) -> str:
+    """Return what is stored of a run's token."""
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""The entry for training apps: a whole coordinated run from a strategy, a model and two functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from aegis_fl_coordinator.runfile import (
+    DESCRIPTION_FILE,
+    MODEL_FILE,
+    RUN_KEY,
+    RunFile,
+    run_folder,
+    write_private,
+)
+from aegis_fl_coordinator.serverapp.grid import FastGrid
+from aegis_fl_coordinator.serverapp.link import Link, link_for
+from aegis_fl_coordinator.serverapp.mixin import Coordinated, Evaluate
+
+DESCRIPTION_VERSION: Final = 1
+CHECKPOINTS: Final = "checkpoints"
+
+
+def fed_avg(min_nodes: int) -> FedAvg:
+    """Return Federated Averaging that trains on every node, evaluates on none, and needs *min_nodes*."""
+    return FedAvg(
+        fraction_evaluate=0.0,
+        min_train_nodes=min_nodes,
+        min_evaluate_nodes=0,
+        min_available_nodes=min_nodes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedArrays:
+    """A model ready to be published.
+
+    Attributes:
+        onnx: The ONNX file.
+        description: What there is to know about it: task, data, how to check it. JSON values only.
+    """
+
+    onnx: bytes
+    description: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """What an app brings to a coordinated run.
+
+    Attributes:
+        initial: Parameters to start from.
+        evaluate: Measures a model on data that the server holds; names to finite numbers.
+        export: Turns the last parameters into a model file; called once, at the end.
+        strategy: Makes the strategy for the least number of nodes. Federated evaluation is off by default: it
+            costs as much as training.
+        train_config: What every site gets with each round.
+        round_timeout: How long a round may take, in seconds; late answers are dropped.
+    """
+
+    initial: ArrayRecord
+    evaluate: Evaluate | None = None
+    export: Callable[[ArrayRecord], ExportedArrays] | None = None
+    strategy: Callable[[int], Strategy] = fed_avg
+    train_config: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    round_timeout: float = 600.0
+
+
+def run_coordinated(grid: Grid, context: Context, spec: AppSpec) -> None:
+    """Run an app from its first round to its exported model, under the coordinator that submitted it.
+
+    Raises:
+        RunStopped: The coordinator wants the run to end.
+        BrokenRunFile: The process was not started for a coordinator's run.
+    """
+    folder = run_folder(str(context.run_config.get(RUN_KEY, "")))
+    train(grid, folder, spec, link_for(folder, RunFile.read(folder)))
+
+
+def train(grid: Grid, folder: Path, spec: AppSpec, link: Link) -> None:
+    """Run *spec* for the run whose file lies in *folder*, over any grid and link."""
+    run = RunFile.read(folder)
+
+    def nodes() -> Mapping[int, str]:
+        # Read anew: nodes come and go while a run goes on.
+        return RunFile.read(folder).nodes
+
+    def allowed() -> Iterable[int]:
+        return nodes().keys()
+
+    strategy = Coordinated(
+        spec.strategy(run.min_nodes),
+        link=link,
+        checkpoints=folder / CHECKPOINTS,
+        node_name=lambda node: nodes().get(node, ""),
+        evaluate=spec.evaluate,
+    )
+    result = strategy.start(
+        grid=FastGrid(grid, allowed=allowed),
+        initial_arrays=spec.initial,
+        num_rounds=run.rounds,
+        timeout=spec.round_timeout,
+        train_config=ConfigRecord(dict(spec.train_config)),
+        evaluate_fn=strategy.finish_round,
+    )
+    if spec.export is not None:
+        _write_model(folder, spec.export(result.arrays), strategy.metrics, run)
+
+
+def _write_model(folder: Path, model: ExportedArrays, metrics: Mapping[str, float], run: RunFile) -> None:
+    description = {
+        "schema_version": DESCRIPTION_VERSION,
+        "rounds": run.rounds,
+        "metrics": dict(metrics),
+        **model.description,
+    }
+    write_private(folder / DESCRIPTION_FILE, json.dumps(description, indent=1).encode())
+    # Last: the model is there only when its description is.
+    write_private(folder / MODEL_FILE, model.onnx)

@@ -1,0 +1,59 @@
+"""What tests do to a coordinator again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from aegis.fl.v1 import node_service_pb2 as node_pb
+from aegis.fl.v1 import training_service_pb2 as pb
+from aegis_common.rpc.errors import details_of
+from aegis_fl_coordinator.flower import node_key
+from aegis_fl_coordinator.testing.engine import ScriptedEngine
+from aegis_fl_coordinator.testing.processes import Coordinator, Stubs, until
+
+
+def reason(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+    """Return code and reason of a failed call."""
+    return error.code().name, details_of(error).reason
+
+
+async def create(stubs: Stubs, *, request_id: str = "", **fields: Any) -> pb.TrainingRun:
+    """Create a run of the digits app: two rounds, one node, unless *fields* say otherwise."""
+    values: dict[str, Any] = {"app": "digits", "rounds": 2, "min_nodes": 1, **fields}
+    run = pb.TrainingRun(**values)
+    request = pb.CreateTrainingRunRequest(training_run=run, request_id=request_id)
+    return (await stubs.training.CreateTrainingRun(request)).training_run
+
+
+async def get(stubs: Stubs, name: str) -> pb.TrainingRun:
+    return (await stubs.training.GetTrainingRun(pb.GetTrainingRunRequest(name=name))).training_run
+
+
+async def until_state(stubs: Stubs, name: str, state: pb.TrainingRun.State.ValueType) -> pb.TrainingRun:
+    """Wait for a run to reach *state* and return it."""
+
+    async def reached() -> bool:
+        return (await get(stubs, name)).state == state
+
+    await until(reached)
+    return await get(stubs, name)
+
+
+async def register(coordinator: Coordinator, folder: Path, node_id: str = "site-1") -> node_pb.Node:
+    """Register a node with a key of its own in *folder*."""
+    admin = await coordinator.as_account("admin")
+    node = node_pb.Node(public_key_pem=node_key(folder / f"{node_id}.key"), zone="zones/GB")
+    return (await admin.nodes.RegisterNode(node_pb.RegisterNodeRequest(node_id=node_id, node=node))).node
+
+
+def submitted(engine: ScriptedEngine, runs: int = 1) -> Callable[[], Awaitable[bool]]:
+    """Return a check that *runs* runs are in the engine."""
+
+    async def check() -> bool:
+        return len(engine.states) >= runs
+
+    return check
