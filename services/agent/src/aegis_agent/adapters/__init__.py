@@ -1,0 +1,1 @@
+"""What connects the domain to protobuf, child processes, JSON Schema and the model store."""

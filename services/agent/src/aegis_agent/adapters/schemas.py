@@ -1,0 +1,168 @@
+"""JSON Schema from type hints, and the way between JSON values and a function's own types."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import ArgsKwargs, PydanticSerializationError, core_schema, to_jsonable_python
+
+from aegis_agent.domain.errors import InvalidTool, Violation
+from aegis_agent.domain.tool import Arguments, JsonSchema
+
+_KINDS: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
+
+
+class ToolInputError(ValueError):
+    """A tool raises this when its input fits the schema and is wrong all the same.
+
+    Args:
+        message: What is wrong and how to mend it; the caller reads it.
+        path: Parameter, for example `image`.
+        rule: Short name of the rule that is broken, for example `maxPixels`.
+    """
+
+    def __init__(self, message: str, *, path: str = "", rule: str = "value") -> None:
+        super().__init__(message)
+        self.violations = [Violation(path, rule, message)]
+
+
+class BadInput(Exception):
+    """Arguments that the function's type hints refuse."""
+
+    def __init__(self, violations: list[Violation]) -> None:
+        super().__init__(violations[0].message)
+        self.violations = violations
+
+
+class BadOutput(Exception):
+    """A result that the function's type hints refuse, or that has no JSON form."""
+
+    def __init__(self, message: str, *, rule: str = "type") -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class _Generator(GenerateJsonSchema):
+    """Draft 2020-12, with raw bytes as base64 text and without titles made from names."""
+
+    def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:  # noqa: ARG002
+        return {"type": "string", "contentEncoding": "base64"}
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSchema:
+    """A function as a tool sees it.
+
+    Attributes:
+        input: JSON Schema of its parameters.
+        output: JSON Schema of its result.
+    """
+
+    input: JsonSchema
+    output: JsonSchema
+    _arguments: TypeAdapter[Any]
+    _result: TypeAdapter[Any]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> FunctionSchema:
+        """Read the type hints of *function*.
+
+        Raises:
+            InvalidTool: A parameter or a type hint cannot be described.
+        """
+        name = getattr(function, "__qualname__", repr(function))
+        try:
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.kind not in _KINDS:
+                    raise InvalidTool(
+                        f"function {name}: parameter {parameter.name!r} cannot be passed by name",
+                        function=name,
+                    )
+            result = get_type_hints(function, include_extras=True).get("return", Any)
+            collector: Any = _collector(function)
+            arguments_adapter: TypeAdapter[Any] = TypeAdapter(collector)
+            result_adapter: TypeAdapter[Any] = TypeAdapter(result)
+            return cls(
+                arguments_adapter.json_schema(schema_generator=_Generator),
+                result_adapter.json_schema(schema_generator=_Generator, mode="serialization"),
+                arguments_adapter,
+                result_adapter,
+            )
+        except (PydanticUserError, NameError, TypeError, ValueError) as error:
+            raise InvalidTool(
+                f"function {name}: its type hints cannot be read: {error}", function=name
+            ) from error
+
+    def bind(self, arguments: Arguments) -> dict[str, Any]:
+        """Turn JSON values and bytes into what the function expects.
+
+        Raises:
+            BadInput: They do not fit.
+        """
+        try:
+            bound: dict[str, Any] = self._arguments.validate_python(ArgsKwargs((), arguments))
+        except ValidationError as error:
+            raise BadInput(
+                [Violation(path_text(item["loc"]), item["type"], item["msg"]) for item in error.errors()]
+            ) from error
+        return bound
+
+    def dump(self, value: Any) -> Any:
+        """Turn the function's result into JSON values and bytes.
+
+        Raises:
+            BadOutput: It does not fit, or has no JSON form.
+        """
+        try:
+            checked = self._result.validate_python(value)
+            return _plain(self._result.dump_python(checked, warnings="error"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise BadOutput(f"{path_text(first['loc']) or 'the result'}: {first['msg']}") from error
+        except (PydanticSerializationError, RecursionError) as error:
+            raise BadOutput(str(error)[:200]) from error
+
+
+def path_text(location: tuple[Any, ...]) -> str:
+    """Return a path such as `items[2].name`."""
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text
+
+
+def _collector(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Return a function of the same signature that returns the arguments it is called with."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def collect(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return signature.bind(*args, **kwargs).arguments
+
+    return collect
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | str) or type(value) in (int, float):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, Mapping):
+        return {_key(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return to_jsonable_python(value)
+
+
+def _key(name: Any) -> str:
+    return name if isinstance(name, str) else str(to_jsonable_python(name))

@@ -1,0 +1,1 @@
+"""Child processes that run tools and can be killed at any moment."""

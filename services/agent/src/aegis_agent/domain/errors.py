@@ -1,0 +1,177 @@
+"""What can go wrong with tools, models and their calls."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from aegis_common.errors import AegisError, ErrorKind
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One fault in a tool's input or output.
+
+    Attributes:
+        path: Where, for example `image` or `items[2].name`; empty means the value as a whole.
+        rule: Which rule it breaks: a JSON Schema keyword, or a name of the tool's own.
+        message: What is wrong and how to mend it.
+    """
+
+    path: str
+    rule: str
+    message: str
+
+
+class UnknownTool(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "UNKNOWN_TOOL"
+
+    @classmethod
+    def named(cls, name: str, known: Iterable[str]) -> UnknownTool:
+        """Build the error for *name*, with the *known* names that come near."""
+        near = difflib.get_close_matches(name, sorted(known), n=3)
+        return cls(f"tool {name!r} does not exist{_near(near)}", tool=name, near=", ".join(near))
+
+
+class InvalidToolInput(AegisError):
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "INVALID_TOOL_INPUT"
+
+    @classmethod
+    def of(cls, tool: str, violations: Sequence[Violation]) -> InvalidToolInput:
+        """Build the error for one or more *violations*; the first one leads."""
+        first = violations[0]
+        where = first.path or "the input"
+        return cls(
+            f"tool {tool!r}: {where}: {first.message}",
+            violations={
+                item.path or "input": f"{item.rule}: {item.message}" for item in reversed(violations)
+            },
+            tool=tool,
+            path=first.path,
+            rule=first.rule,
+        )
+
+
+class InvalidToolOutput(AegisError):
+    """The tool broke its own schema, or returned something that JSON has no form for."""
+
+    kind = ErrorKind.INTERNAL
+    reason = "INVALID_TOOL_OUTPUT"
+
+    @classmethod
+    def of(cls, tool: str, violation: Violation) -> InvalidToolOutput:
+        where = violation.path or "the result"
+        return cls(
+            f"tool {tool!r} returned what it must not: {where}: {violation.message}",
+            tool=tool,
+            path=violation.path,
+            rule=violation.rule,
+        )
+
+
+class ToolTimeout(AegisError):
+    """The call's time is over; its work has been stopped, or was never started."""
+
+    kind = ErrorKind.DEADLINE_EXCEEDED
+    reason = "TOOL_TIMEOUT"
+
+    @classmethod
+    def of(cls, tool: str, limit: timedelta, *, running: bool) -> ToolTimeout:
+        seconds = f"{limit.total_seconds():g}"
+        what = "did not finish and was stopped" if running else "got no free slot and was not started"
+        return cls(
+            f"tool {tool!r} {what} within {seconds} s",
+            tool=tool,
+            timeout_s=seconds,
+            phase="run" if running else "queue",
+        )
+
+
+class ToolQueueFull(AegisError):
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "TOOL_QUEUE_FULL"
+
+    @classmethod
+    def of(cls, tool: str, *, concurrency: int, queue_size: int, retry_after: timedelta) -> ToolQueueFull:
+        return cls(
+            f"tool {tool!r} runs {concurrency} calls and {queue_size} wait in this agent; try again later",
+            retry_after=retry_after,
+            tool=tool,
+            concurrency=str(concurrency),
+            queue_size=str(queue_size),
+        )
+
+
+class ToolOutputTooLarge(AegisError):
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "TOOL_OUTPUT_TOO_LARGE"
+
+    @classmethod
+    def of(cls, tool: str, *, size_bytes: int, max_bytes: int) -> ToolOutputTooLarge:
+        return cls(
+            f"tool {tool!r} returned {size_bytes} bytes; at most {max_bytes} are passed on",
+            tool=tool,
+            size_bytes=str(size_bytes),
+            max_bytes=str(max_bytes),
+        )
+
+
+class ToolCrashed(AegisError):
+    """The child process that ran the call ended before it answered."""
+
+    kind = ErrorKind.ABORTED
+    reason = "TOOL_CRASHED"
+
+
+class ToolFailed(AegisError):
+    """The tool itself reported an error."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "TOOL_FAILED"
+
+
+class ToolNameTaken(AegisError):
+    kind = ErrorKind.ALREADY_EXISTS
+    reason = "TOOL_NAME_TAKEN"
+
+
+class InvalidTool(AegisError):
+    """What was registered cannot be a tool."""
+
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "INVALID_TOOL"
+
+
+class AgentInternal(AegisError):
+    """A fault of the agent itself; the log has its cause."""
+
+    kind = ErrorKind.INTERNAL
+    reason = "INTERNAL"
+
+
+class UnknownModel(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "UNKNOWN_MODEL"
+
+    @classmethod
+    def named(cls, name: str, known: Iterable[str]) -> UnknownModel:
+        near = difflib.get_close_matches(name, sorted(known), n=3)
+        return cls(f"model {name!r} does not exist{_near(near)}", model=name, near=", ".join(near))
+
+
+class UnknownModelVersion(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "UNKNOWN_MODEL_VERSION"
+
+
+class ModelNotLoadable(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "MODEL_NOT_LOADABLE"
+
+
+def _near(names: Sequence[str]) -> str:
+    return f"; near: {', '.join(names)}" if names else ""

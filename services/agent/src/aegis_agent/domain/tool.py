@@ -1,0 +1,142 @@
+"""Tools: what they take and give, within which limits, and what runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from aegis_agent.domain.errors import InvalidTool
+
+JsonSchema = Mapping[str, Any]
+Arguments = dict[str, Any]
+"""Parameter name to value: JSON values, and `bytes` for parameters that take raw bytes."""
+
+MAX_TIMEOUT: Final = timedelta(minutes=10)
+NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+
+
+class RunsIn(Enum):
+    """Where a tool's code runs."""
+
+    LOOP = "loop"
+    """In the agent's event loop; for `async def` tools that only wait."""
+    CHILD = "child"
+    """In a child process, killed at the deadline or when the caller goes away."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """What is told about a tool.
+
+    Attributes:
+        name: Lower-case letters, digits, `_`, `.` and `-`; 1 to 63, first a letter.
+        input_schema: JSON Schema 2020-12 of the arguments, an object.
+        output_schema: JSON Schema 2020-12 of the result.
+        default_timeout: Deadline of a call that brings none.
+        max_timeout: Longest deadline of a call; at most 10 minutes.
+        concurrency: Most calls that run at once in this process; 1 and up.
+        queue_size: Most calls that wait for a slot in this process; 0 and up.
+        idempotent: Running it again with the same input does no harm.
+        model: Id of the model that it serves, or empty.
+    """
+
+    name: str
+    description: str
+    version: str
+    input_schema: JsonSchema
+    output_schema: JsonSchema
+    default_timeout: timedelta = timedelta(seconds=30)
+    max_timeout: timedelta = MAX_TIMEOUT
+    concurrency: int = 2
+    queue_size: int = 16
+    idempotent: bool = False
+    model: str = ""
+    runs_in: RunsIn = RunsIn.CHILD
+
+    def __post_init__(self) -> None:
+        """Refuse what no call could work with.
+
+        Raises:
+            InvalidTool: A name or limit is out of range.
+        """
+        zero = timedelta(0)
+        for wrong, what in (
+            (
+                not NAME.fullmatch(self.name),
+                "its name is not 1 to 63 of a-z, 0-9, '_', '.', '-', first a letter",
+            ),
+            (not zero < self.max_timeout <= MAX_TIMEOUT, "max_timeout is not above 0 and at most 10 minutes"),
+            (
+                not zero < self.default_timeout <= self.max_timeout,
+                "default_timeout is not in 0 to max_timeout",
+            ),
+            (self.concurrency < 1, "concurrency is below 1"),
+            (self.queue_size < 0, "queue_size is below 0"),
+        ):
+            if wrong:
+                raise InvalidTool(f"tool {self.name!r}: {what}", tool=self.name)
+
+
+class Runner(Protocol):
+    """Runs the calls of one tool."""
+
+    async def run(self, arguments: Arguments) -> Any:
+        """Run one call and return its result: JSON values and bytes.
+
+        When it is cancelled, the work stops before it returns.
+
+        Raises:
+            ToolFailed: The tool reported an error.
+            ToolCrashed: Its process died.
+            ToolOutputTooLarge: The result is beyond the limit.
+            InvalidToolInput: The tool refused the input.
+            InvalidToolOutput: The result has no JSON form.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop whatever still runs and free everything."""
+        ...
+
+
+class Checks(Protocol):
+    """Checks what goes into a tool and what comes out of it."""
+
+    def input(self, arguments: Arguments) -> Arguments:
+        """Return *arguments* with base64 text turned into bytes.
+
+        Raises:
+            InvalidToolInput: They do not fit the tool's input schema.
+        """
+        ...
+
+    def output(self, value: Any) -> None:
+        """Check a result.
+
+        Raises:
+            InvalidToolOutput: It does not fit the tool's output schema.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A tool that can be called.
+
+    Attributes:
+        warnings: What every caller of this tool should know about its results.
+        model_version: Id of the model version that answers, or empty.
+    """
+
+    spec: ToolSpec
+    runner: Runner
+    checks: Checks
+    warnings: tuple[str, ...] = ()
+    model_version: str = ""
+
+
+ToolFactory = Callable[[], Tool]

@@ -1,0 +1,1 @@
+"""What tests of the agent, and of what stands around it, need."""

@@ -1,0 +1,1 @@
+"""The built-in tools; each is an ordinary function with type hints."""

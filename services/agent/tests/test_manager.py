@@ -1,0 +1,351 @@
+"""AgentManager: tools in process, with their schemas, results and refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aegis_agent import AgentManager, Part
+from aegis_agent.domain.errors import (
+    InvalidTool,
+    InvalidToolInput,
+    InvalidToolOutput,
+    ToolFailed,
+    ToolNameTaken,
+    ToolOutputTooLarge,
+    ToolTimeout,
+    UnknownTool,
+)
+from aegis_agent.testing import tools
+from aegis_common.errors import InvalidArgument
+
+ASYNC = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_a_sync_function_runs_in_another_process(manager: AgentManager) -> None:
+    import os
+
+    manager.register_tool("own_pid", tools.own_pid)
+
+    assert await manager.dispatch("own_pid", {}) != os.getpid()
+
+
+async def test_defaults_are_filled_in(manager: AgentManager) -> None:
+    manager.register_tool("add", tools.add)
+
+    assert (await manager.dispatch("add", {"a": 2}), await manager.dispatch("add", {"a": 2, "b": 5})) == (
+        3,
+        7,
+    )
+
+
+async def test_models_go_in_and_out(manager: AgentManager) -> None:
+    manager.register_tool("count_items", tools.count_items)
+
+    result = await manager.dispatch("count_items", {"items": [{"name": "pear", "count": 2}]})
+
+    assert result == {"items": [{"name": "pear", "count": 2}], "total": 2}
+
+
+async def test_raw_bytes_go_in_and_out(manager: AgentManager) -> None:
+    manager.register_tool("join", tools.join)
+
+    result = await manager.dispatch("join", [Part(b"\x00\xff"), Part("tail", name="text")])
+
+    assert result == b"\x00\xfftail"
+
+
+async def test_base64_text_of_a_bytes_parameter_is_decoded(manager: AgentManager) -> None:
+    manager.register_tool("join", tools.join)
+
+    assert await manager.dispatch("join", {"data": "AP8=", "extra": "/w=="}) == b"\x00\xff\xff"
+
+
+async def test_dates_and_tuples_come_back_as_json(manager: AgentManager) -> None:
+    manager.register_tool("describe_day", tools.describe_day)
+
+    result = await manager.dispatch("describe_day", {"day": "2026-11-25"})
+
+    assert result == {"day": "2026-11-25", "raw": b"\x00\xff", "values": [1, 2]}
+
+
+async def test_schemas_come_from_type_hints(manager: AgentManager) -> None:
+    spec = manager.register_tool("join", tools.join)
+
+    assert spec.input_schema == {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["data"],
+        "properties": {
+            "data": {"type": "string", "contentEncoding": "base64"},
+            "text": {"type": "string", "default": ""},
+            "extra": {
+                "anyOf": [{"type": "string", "contentEncoding": "base64"}, {"type": "null"}],
+                "default": None,
+            },
+        },
+    }
+    assert spec.output_schema == {"type": "string", "contentEncoding": "base64"}
+
+
+async def test_the_description_is_the_first_paragraph_of_the_docstring(manager: AgentManager) -> None:
+    spec = manager.register_tool("count_items", tools.count_items)
+
+    assert spec.description == "Counts the items of a basket."
+
+
+async def test_options_of_the_decorator_count_and_can_be_changed(manager: AgentManager) -> None:
+    spec = manager.register_tool("double", tools.double, concurrency=5)
+
+    assert (spec.version, spec.description, spec.idempotent, spec.concurrency) == (
+        "2.1.0", "Doubles.", True, 5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("payload", "path", "rule"),
+    [
+        ({"items": [{"name": "pear", "count": "two"}]}, "items[0].count", "type"),
+        ({"items": [{"name": "pear", "count": -1}]}, "items[0].count", "minimum"),
+        ({"items": [{"count": 1}]}, "items[0].name", "required"),
+        ({"items": [], "kind": "none"}, "kind", "enum"),
+        ({"items": [], "colour": 1}, "colour", "additionalProperties"),
+        ({}, "items", "required"),
+    ],
+)
+async def test_bad_input_names_path_and_rule(
+    manager: AgentManager, payload: dict[str, object], path: str, rule: str
+) -> None:
+    manager.register_tool("count_items", tools.count_items)
+
+    with pytest.raises(InvalidToolInput) as caught:
+        await manager.dispatch("count_items", payload)
+
+    assert (caught.value.metadata["path"], caught.value.metadata["rule"]) == (path, rule)
+    assert path in caught.value.violations
+
+
+async def test_what_only_the_type_refuses_is_bad_input_too(manager: AgentManager) -> None:
+    manager.register_tool("describe_day", tools.describe_day)
+
+    with pytest.raises(InvalidToolInput) as caught:
+        await manager.dispatch("describe_day", {"day": "2026-02-31"})
+
+    assert caught.value.metadata["path"] == "day"
+
+
+async def test_a_tool_can_refuse_its_input(manager: AgentManager) -> None:
+    manager.register_tool("refuse", tools.refuse)
+
+    with pytest.raises(InvalidToolInput) as caught:
+        await manager.dispatch("refuse", {"value": 13})
+
+    assert caught.value.violations == {"value": "luck: 13 is unlucky"}
+
+
+async def test_not_a_number_is_bad_input(manager: AgentManager) -> None:
+    manager.register_tool("ratio", tools.ratio)
+
+    with pytest.raises(InvalidToolInput):
+        await manager.dispatch("ratio", {"share": float("nan")})
+
+
+async def test_an_error_of_the_tool_is_told_without_a_traceback(manager: AgentManager) -> None:
+    manager.register_tool("fail", tools.fail)
+
+    with pytest.raises(ToolFailed) as caught:
+        await manager.dispatch("fail", {})
+
+    assert caught.value.message == "tool 'fail' failed: ValueError: no luck"
+
+
+async def test_a_tool_that_fails_keeps_its_process(manager: AgentManager) -> None:
+    manager.register_tool("refuse", tools.refuse)
+    manager.register_tool("fail", tools.fail)
+    for _ in range(3):
+        with pytest.raises(ToolFailed):
+            await manager.dispatch("fail", {})
+
+
+@pytest.mark.parametrize("function", [tools.wrong_type, tools.not_a_number])
+async def test_a_result_that_breaks_the_schema_is_refused(
+    manager: AgentManager, function: Callable[..., object]
+) -> None:
+    manager.register_tool("bad", function)
+
+    with pytest.raises(InvalidToolOutput):
+        await manager.dispatch("bad", {})
+
+
+async def test_an_unknown_tool_names_near_ones(manager: AgentManager) -> None:
+    manager.register_tool("count_items", tools.count_items)
+
+    with pytest.raises(UnknownTool) as caught:
+        await manager.dispatch("count_item", {})
+
+    assert caught.value.metadata == {"tool": "count_item", "near": "count_items"}
+
+
+async def test_async_tools_run_in_the_loop_and_end_at_the_deadline(manager: AgentManager) -> None:
+    manager.register_tool("wait", tools.wait)
+
+    assert await manager.dispatch("wait", {"seconds": 0}) == 0
+    with pytest.raises(ToolTimeout):
+        await manager.dispatch("wait", {"seconds": 600}, timeout=0.05)
+
+
+async def test_a_timeout_error_of_the_tool_is_not_the_deadline(manager: AgentManager) -> None:
+    manager.register_tool("async_fail", tools.async_fail)
+
+    with pytest.raises(ToolFailed) as caught:
+        await manager.dispatch("async_fail", {})
+
+    assert caught.value.metadata["error"] == "TimeoutError"
+
+
+@pytest.mark.parametrize("function", [tools.make_bytes, tools.async_bytes])
+async def test_too_much_output_is_refused(manager: AgentManager, function: Callable[..., object]) -> None:
+    manager.register_tool("make", function)
+
+    assert len(await manager.dispatch("make", {"size": 1 << 20})) == 1 << 20
+    with pytest.raises(ToolOutputTooLarge) as caught:
+        await manager.dispatch("make", {"size": 9 << 20})
+    assert caught.value.metadata["max_bytes"] == str(8 << 20)
+
+
+async def test_a_batch_gives_one_outcome_each_in_order(manager: AgentManager) -> None:
+    for name in ("add", "fail", "spin", "wait"):
+        manager.register_tool(name, getattr(tools, name))
+
+    outcomes = await manager.dispatch_multimodal(
+        [
+            {"tool": "wait", "payload": {"seconds": 0.3}},
+            {"tool": "fail"},
+            {"tool": "spin", "timeout": 0.2},
+            {"tool": "nothing"},
+            {"tool": "add", "payload": {"a": "x"}},
+            {"tool": "add", "payload": {"a": 1}},
+        ],
+        timeout=30,
+        concurrency=3,
+    )
+
+    shown = [getattr(outcome, "reason", outcome) for outcome in outcomes]
+    assert shown == [0.3, "TOOL_FAILED", "TOOL_TIMEOUT", "UNKNOWN_TOOL", "INVALID_TOOL_INPUT", 2]
+
+
+async def test_the_time_of_a_batch_bounds_all_of_it(manager: AgentManager) -> None:
+    manager.register_tool("wait", tools.wait)
+
+    outcomes = await manager.dispatch_multimodal(
+        [{"tool": "wait", "payload": {"seconds": 600}}] * 3, timeout=0.2, concurrency=1
+    )
+
+    assert [outcome.reason for outcome in outcomes] == ["TOOL_TIMEOUT"] * 3
+    assert [outcome.metadata["phase"] for outcome in outcomes] == ["run", "queue", "queue"]
+
+
+@pytest.mark.parametrize("action", [{}, {"tool": "add", "input": {}}])
+async def test_a_malformed_action_is_refused_as_a_whole(
+    manager: AgentManager, action: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidArgument):
+        await manager.dispatch_multimodal([action])
+
+
+async def test_a_name_can_be_taken_once(manager: AgentManager) -> None:
+    manager.register_tool("add", tools.add)
+
+    with pytest.raises(ToolNameTaken):
+        manager.register_tool("add", tools.add)
+
+
+async def test_what_cannot_be_a_tool_is_refused(manager: AgentManager) -> None:
+    def inner(a: int) -> int:
+        return a
+
+    def star(*args: int) -> int:
+        return len(args)
+
+    for name, function in (("inner", inner), ("lambda", lambda: 1), ("star", star), ("Big", tools.add)):
+        with pytest.raises(InvalidTool):
+            manager.register_tool(name, function)
+    with pytest.raises(InvalidTool):
+        manager.register_tool("add", tools.add, concurrency=0)
+
+
+async def test_a_tool_whose_warm_up_fails_says_why(manager: AgentManager) -> None:
+    manager.register_tool("never_ready", tools.never_ready)
+
+    with pytest.raises(ToolFailed) as caught:
+        await manager.dispatch("never_ready", {})
+
+    assert "RuntimeError: the model is missing" in caught.value.message
+
+
+GUARDED = """
+import asyncio
+from aegis_agent import AgentManager
+
+def triple(value: int) -> int:
+    return value * 3
+
+async def main():
+    async with AgentManager() as manager:
+        manager.register_tool("triple", triple)
+        print(await manager.dispatch("triple", {"value": 7}))
+
+"""
+
+
+def _run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_function_of_a_script_runs_in_a_child(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(GUARDED + 'if __name__ == "__main__":\n    asyncio.run(main())\n')
+
+    assert _run(str(script)).stdout == "21\n"
+
+
+def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(GUARDED + "asyncio.run(main())\n")
+
+    done = _run(str(script))
+
+    assert done.returncode == 1
+    assert 'below `if __name__ == "__main__":`' in done.stderr
+
+
+@pytest.mark.parametrize("how", ["-c", "stdin"])
+def test_a_function_typed_into_an_interpreter_is_refused(how: str) -> None:
+    code = GUARDED + "asyncio.run(main())\n"
+
+    done = _run("-c", code) if how == "-c" else _run("-", stdin=code)
+
+    assert "it was typed into an interpreter" in done.stderr
+
+
+def test_an_imported_function_works_from_an_interpreter() -> None:
+    code = "from aegis_agent.testing.tools import double\n"
+    code += GUARDED.replace('"triple", triple', '"triple", double') + "asyncio.run(main())\n"
+
+    assert _run("-c", code).stdout == "14\n"
+
+
+def test_importing_the_package_stays_light() -> None:
+    code = (
+        "import sys, aegis_agent\n"
+        "heavy = {'pydantic', 'grpc', 'numpy', 'onnxruntime', 'jsonschema'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+
+    assert _run("-c", code).stdout == "[]\n"
