@@ -1,0 +1,1 @@
+"""What `aegis up` starts, process by process."""

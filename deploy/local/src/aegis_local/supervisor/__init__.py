@@ -1,0 +1,1 @@
+"""Starts programs in order, waits until each answers, restarts what crashes, leaves nothing behind."""
