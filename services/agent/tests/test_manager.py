@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -23,12 +21,10 @@ from aegis_agent.domain.errors import (
 from aegis_agent.testing import tools
 from aegis_common.errors import InvalidArgument
 
-ASYNC = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_sync_function_runs_in_another_process(manager: AgentManager) -> None:
-    import os
-
     manager.register_tool("own_pid", tools.own_pid)
 
     assert await manager.dispatch("own_pid", {}) != os.getpid()
@@ -285,67 +281,3 @@ async def test_a_tool_whose_warm_up_fails_says_why(manager: AgentManager) -> Non
         await manager.dispatch("never_ready", {})
 
     assert "RuntimeError: the model is missing" in caught.value.message
-
-
-GUARDED = """
-import asyncio
-from aegis_agent import AgentManager
-
-def triple(value: int) -> int:
-    return value * 3
-
-async def main():
-    async with AgentManager() as manager:
-        manager.register_tool("triple", triple)
-        print(await manager.dispatch("triple", {"value": 7}))
-
-"""
-
-
-def _run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_a_function_of_a_script_runs_in_a_child(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(GUARDED + 'if __name__ == "__main__":\n    asyncio.run(main())\n')
-
-    assert _run(str(script)).stdout == "21\n"
-
-
-def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(GUARDED + "asyncio.run(main())\n")
-
-    done = _run(str(script))
-
-    assert done.returncode == 1
-    assert 'below `if __name__ == "__main__":`' in done.stderr
-
-
-@pytest.mark.parametrize("how", ["-c", "stdin"])
-def test_a_function_typed_into_an_interpreter_is_refused(how: str) -> None:
-    code = GUARDED + "asyncio.run(main())\n"
-
-    done = _run("-c", code) if how == "-c" else _run("-", stdin=code)
-
-    assert "it was typed into an interpreter" in done.stderr
-
-
-def test_an_imported_function_works_from_an_interpreter() -> None:
-    code = "from aegis_agent.testing.tools import double\n"
-    code += GUARDED.replace('"triple", triple', '"triple", double') + "asyncio.run(main())\n"
-
-    assert _run("-c", code).stdout == "14\n"
-
-
-def test_importing_the_package_stays_light() -> None:
-    code = (
-        "import sys, aegis_agent\n"
-        "heavy = {'pydantic', 'grpc', 'numpy', 'onnxruntime', 'jsonschema'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-
-    assert _run("-c", code).stdout == "[]\n"

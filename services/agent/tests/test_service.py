@@ -45,7 +45,9 @@ def environment(mesh: Mesh, folder: Path, port: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
+)
 async def test_whatever_ends_the_agent_ends_its_children(
     tmp_path: Path, how: signal.Signals, wait_until: Callable[[Callable[[], bool]], Awaitable[None]]
 ) -> None:

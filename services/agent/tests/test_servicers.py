@@ -185,6 +185,7 @@ async def test_errors_have_reason_and_metadata(stack: Stack) -> None:
     ] == ErrorKind.INVALID_ARGUMENT
 
 
+@pytest.mark.long
 async def test_an_answer_that_no_message_can_hold_is_refused(stack: Stack) -> None:
     # 1.7 MB of JSON zeros are over 9 MB as a Struct
     found = await failure(stack.agent().Dispatch(action("zeros", count=850_000), timeout=60))
@@ -394,7 +395,7 @@ async def test_publishing_says_what_is_wrong(stack: Stack, make_linear: Callable
 
 
 def rendered(text: str) -> bytes:
-    image = Image.new("RGB", (40 + 24 * len(text), 100), "white")
+    image = Image.new("RGB", (40 + 24 * len(text), 400), "white")
     ImageDraw.Draw(image).text((20, 20), text, fill="black", font=ImageFont.load_default(size=40))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

@@ -24,7 +24,7 @@ async def tools() -> AsyncIterator[AgentManager]:
 
 
 def page(*lines: str, format: str = "PNG", **options: object) -> bytes:  # noqa: A002
-    image = Image.new("RGB", (700, 60 * len(lines) + 40), "white")
+    image = Image.new("RGB", (700, 400), "white")
     draw = ImageDraw.Draw(image)
     for i, line in enumerate(lines):
         draw.text((20, 20 + 60 * i), line, fill="black", font=ImageFont.load_default(size=36))
@@ -58,10 +58,10 @@ async def test_ocr_reads_lines_with_scores_and_boxes(tools: AgentManager) -> Non
     result = await tools.dispatch("image_ocr", page("Invoice 4711", "Total 12.50"), timeout=100)
 
     assert [line["text"].split() for line in result["lines"]] == [["Invoice", "4711"], ["Total", "12.50"]]
-    assert (result["width_px"], result["height_px"]) == (700, 160)
+    assert (result["width_px"], result["height_px"]) == (700, 400)
     assert all(line["score"] > 0.9 and len(line["box"]) == 4 for line in result["lines"])
     first, second = (line["box"][0] for line in result["lines"])
-    assert 0 <= first["y"] < second["y"] < 160
+    assert 0 <= first["y"] < second["y"] < 400
     assert result["text"].count("\n") == 1
 
 

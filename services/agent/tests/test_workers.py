@@ -18,6 +18,8 @@ from aegis_common.errors import AegisError
 IsAlive = Callable[[int], bool]
 WaitUntil = Callable[[Callable[[], bool]], Awaitable[None]]
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def _written(path: Path) -> bool:
     return path.exists() and bool(path.read_text())
@@ -104,7 +106,7 @@ async def test_a_crash_is_the_error_of_that_call_alone(
 async def test_a_child_that_stalls_half_way_through_its_answer_stalls_nobody(manager: AgentManager) -> None:
     manager.register_tool("stall", tools.stall_half_way)
     manager.register_tool("add", tools.add)
-    stalled = asyncio.create_task(manager.dispatch("stall", {}, timeout=3))
+    stalled = asyncio.create_task(manager.dispatch("stall", {}, timeout=1.5))
 
     assert await manager.dispatch("add", {"a": 1}) == 2
     assert not stalled.done()
@@ -157,6 +159,7 @@ async def test_memory_files_and_sockets_are_limited(manager: AgentManager) -> No
     assert await error("open_sockets", count=64) == "OSError"
 
 
+@pytest.mark.long
 async def test_cpu_time_is_limited_per_call(manager: AgentManager) -> None:
     manager.register_tool("spin", tools.spin, limits=WorkerLimits(cpu_s=1))
 
@@ -184,13 +187,12 @@ async def test_a_child_whose_memory_grew_is_replaced(manager: AgentManager) -> N
     assert len(set(pids)) >= 2
 
 
-async def test_children_see_no_settings_of_the_service(
-    manager: AgentManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_children_see_no_settings_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGIS_AGENT_AUDIT_KEY", "/secret")
-    manager.register_tool("visible_settings", tools.visible_settings)
+    async with AgentManager() as manager:
+        manager.register_tool("visible_settings", tools.visible_settings)
 
-    assert await manager.dispatch("visible_settings", {}) == []
+        assert await manager.dispatch("visible_settings", {}) == []
 
 
 async def test_a_full_queue_refuses_with_a_time_to_come_back(manager: AgentManager) -> None:

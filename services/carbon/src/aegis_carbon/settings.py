@@ -162,9 +162,6 @@ class _OriginalVariables(EnvSettingsSource):
 class Settings(IntensitySettings, ServiceSettings):
     """Settings of the service: where intensities come from, and what every service needs."""
 
-    # The last base decides otherwise, and it has no prefix.
-    model_config = SettingsConfigDict(env_prefix="AEGIS_CARBON_")
-
     model_config = _CONFIG
     original_variables: ClassVar[Mapping[str, str]] = {
         **ServiceSettings.original_variables,
