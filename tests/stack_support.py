@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -20,10 +21,20 @@ AEGIS = Path(sys.executable).with_name("aegis")
 CLIENTS = ("sdk", "admin", "viewer", "debugger")
 
 
+# Tools that misbehave, beside the ones that an agent always has.
+BAD_TOOLS = ("spin", "crash")
+
+
 def run_aegis(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """Run the command line and return what it printed."""
+    tools = json.dumps([f"aegis_agent.testing.tools:{name}" for name in BAD_TOOLS])
     return subprocess.run(
-        [str(AEGIS), *arguments], capture_output=True, text=True, timeout=timeout, check=False
+        [str(AEGIS), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, "AEGIS_AGENT_TOOLS": tools},
     )
 
 

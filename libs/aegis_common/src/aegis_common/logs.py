@@ -53,6 +53,8 @@ def setup_logging(service: str, level: str = "INFO", *, stream: IO[str] | None =
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    # One line a request, and some of these poll every second.
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(capture=True)
     structlog.configure(
         processors=[

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from aegis_common.settings import TlsSettings, TokenSettings
-from aegis_gateway.config import GatewaySettings, envoy_command, render
+from aegis_gateway.config import GatewaySettings, envoy_command, render, validate
 from aegis_local.credentials import NAMESPACE, TRUST_DOMAIN
 from aegis_local.environment import base_environment
 from aegis_local.issuer import AUDIENCE, ISSUER
 from aegis_local.stack.layout import Layout
 from aegis_local.supervisor.probes import https_ok
-from aegis_local.supervisor.spec import ProcessSpec
+from aegis_local.supervisor.spec import ProcessSpec, Step, Unit
 
-_ENVOY_THREADS = 2
+_ENVOY_THREADS: Final = 2
+_CHECK: Final = "gateway-config"
 
 
-def gateway_unit(layout: Layout) -> ProcessSpec:
-    """Render the configuration and return the process.
+def gateway_units(layout: Layout) -> list[Unit]:
+    """Render the configuration; return its check, and the process that comes after it.
 
     Raises:
         AegisError: A setting does not fit.
@@ -41,11 +45,17 @@ def gateway_unit(layout: Layout) -> ProcessSpec:
         admin_socket=layout.socket("envoy-admin"),
     )
     bootstrap = render(settings, layout.state.run / "gateway")
-    return ProcessSpec(
+
+    async def check() -> None:
+        # Envoy starts without the files that it does not like, and is then never ready; this says why.
+        await asyncio.to_thread(validate, bootstrap.parent)
+
+    process = ProcessSpec(
         name="gateway",
         argv=envoy_command(bootstrap, concurrency=_ENVOY_THREADS),
         env=base_environment(),
-        depends_on=["agent", "carbon", "fl-coordinator"],
+        depends_on=["agent", "carbon", "fl-coordinator", _CHECK],
         ready=https_ok(f"https://{layout.address('people')}/healthz", bundle=layout.credentials.bundle),
         url=f"https://localhost:{layout.ports['people']}",
     )
+    return [Step(name=_CHECK, action=check), process]

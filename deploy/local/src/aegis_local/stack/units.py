@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aegis_local.stack.flower import edge_unit, site_units, superlink_unit
-from aegis_local.stack.gateway import gateway_unit
+from aegis_local.stack.gateway import gateway_units
 from aegis_local.stack.layout import Layout
 from aegis_local.stack.redis import redis_units
 from aegis_local.stack.services import agent_unit, carbon_unit, coordinator_unit
@@ -21,7 +21,7 @@ def stack_units(layout: Layout) -> list[Unit]:
         superlink_unit(layout),
         coordinator_unit(layout),
         edge_unit(layout),
-        gateway_unit(layout),
+        *gateway_units(layout),
         *site_units(layout),
     ]
     return [_with_temporary_folder(unit, layout) if isinstance(unit, ProcessSpec) else unit for unit in units]

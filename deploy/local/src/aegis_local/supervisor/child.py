@@ -22,6 +22,7 @@ from aegis_local.supervisor.processes import MARK, SERVICE, marked, signal_all, 
 from aegis_local.supervisor.spec import NotReady, ProcessSpec
 
 _KILL_WITHIN_S: Final = 10.0
+_LONGEST_LINE: Final = 300
 
 
 class StartFailed(AegisError):
@@ -224,7 +225,7 @@ class Child:
             self._pump = None
 
     def _last_words(self, problem: str) -> str:
-        tail = "".join(f"\n    {line}" for line in self._sink.tail)
+        tail = "".join(f"\n    {_shortened(line)}" for line in self._sink.tail)
         return f"{self.spec.name} {problem}" + (
             f"; its last lines:{tail}" if tail else "; it printed nothing"
         )
@@ -232,6 +233,10 @@ class Child:
     def _become(self, state: State) -> None:
         self.state = state
         self._changed()
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."
 
 
 def _exit_text(code: int | None) -> str:
