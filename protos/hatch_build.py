@@ -97,6 +97,11 @@ def check_access(descriptors: Path) -> None:
                 if not (rule.roles or rule.service_accounts or rule.public):
                     faults.append(f"{name}: no (aegis.common.v1.access) that lets anybody in")
                 faults += [f"{name}: unknown role {role!r}" for role in rule.roles if role not in known_roles]
+                faults += [
+                    f"{name}: {account!r} may act for users but is not admitted itself"
+                    for account in rule.on_behalf_of
+                    if account not in rule.service_accounts
+                ]
     if faults:
         raise SystemExit("access rules are incomplete:\n  " + "\n  ".join(faults))
 
