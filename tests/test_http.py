@@ -80,6 +80,27 @@ def test_a_bad_body_is_refused(http: httpx.Client, body: bytes, kind: str, statu
     assert answer.json()["message"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "image/png"]
+)
+def test_a_body_that_says_it_is_no_json_is_refused(http: httpx.Client, kind: str) -> None:
+    body = b'{"payload": [{"text": "hi"}]}'
+    answer = http.post("/v1/tools/echo:dispatch", content=body, headers={"content-type": kind})
+
+    assert 415 == answer.status_code, answer.text
+    assert "application/json" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "application/json; charset=utf-8", "application/x-www-form-urlencoded"]
+)
+def test_json_passes_as_clients_send_it(http: httpx.Client, kind: str) -> None:
+    body = b'{"payload": [{"text": "hi"}]}'
+    answer = http.post("/v1/tools/echo:dispatch", content=body, headers={"content-type": kind})
+
+    assert 200 == answer.status_code, answer.text
+
+
 def test_bytes_where_text_is_expected_name_the_parameter(http: httpx.Client) -> None:
     answer = _dispatch(http, "detect_language", {"inlineBytes": "AAEC", "mediaType": "image/png"})
 

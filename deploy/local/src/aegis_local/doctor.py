@@ -14,6 +14,7 @@ from typing import Final
 
 from aegis_common.errors import AegisError
 from aegis_common.redis_binary import find_redis_server
+from aegis_local import watches
 from aegis_local.environment import scripts
 from aegis_local.ports import allot
 from aegis_local.state import StateDir
@@ -65,6 +66,7 @@ def examine(state: StateDir, *, port_base: int, nodes: int) -> Iterator[Finding]
         _programs,
         _redis,
         lambda: _ports(state, port_base, nodes),
+        lambda: _watches(state, nodes),
         lambda: _disk(state.root),
         lambda: _state(state),
         _training,
@@ -121,6 +123,18 @@ def _ports(state: StateDir, port_base: int, nodes: int) -> Finding:
     except AegisError as error:
         return Finding("ports", Level.FAULT, error.message, "give another --port-base, or stop that process")
     return Finding("ports", Level.OK, f"{min(ports.values())} to {max(ports.values())} are free")
+
+
+def _watches(state: StateDir, nodes: int) -> Finding:
+    free = watches.free()
+    if free is None or state.holder():
+        return Finding(
+            "file watches", Level.OK, "not limited here" if free is None else "the stack has its own"
+        )
+    detail = f"{free} inotify instances free, {watches.needed(nodes)} needed"
+    if free < watches.needed(nodes):
+        return Finding("file watches", Level.FAULT, detail, watches.fix())
+    return Finding("file watches", Level.OK, detail)
 
 
 def _disk(path: Path) -> Finding:

@@ -25,6 +25,11 @@ class ProgramMissing(AegisError):
     reason = "PROGRAM_MISSING"
 
 
+class TooFewWatches(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "TOO_FEW_WATCHES"
+
+
 class PlatformUnsupported(AegisError):
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "PLATFORM_UNSUPPORTED"

@@ -13,6 +13,7 @@ from typing import Final
 
 from aegis_common.files import write_atomic
 from aegis_common.redis_binary import find_redis_server
+from aegis_local import watches
 from aegis_local.credentials import Credentials
 from aegis_local.issuer import DevIssuer
 from aegis_local.ports import DEFAULT_BASE, allot
@@ -73,6 +74,7 @@ async def running_stack(
     redis_server = find_redis_server()
     state = StateDir.at(options.state_dir)
     with state.held():
+        watches.check(options.nodes)
         state.prepare()
         ports = allot(options.port_base, options.nodes)
         credentials = Credentials(state, nodes=options.nodes)

@@ -148,10 +148,12 @@ class _Renderer:
                 "body",
                 "filename",
             )
+            before_http = host["routes"].index(named(host["routes"], "media")) + 1
             host["routes"] = [
                 *routes.grpc_routes(self.rules),
+                *host["routes"][:before_http],
                 *routes.inline_routes(self.rules),
-                *host["routes"],
+                *host["routes"][before_http:],
             ]
         if self.settings.fl_edge is None:
             host = self._resource(ROUTES[0], "machines")["virtual_hosts"][0]
