@@ -42,7 +42,7 @@ class Carbon(pb_grpc.CarbonServiceServicer):
     """Answers with what it knows of the call, or fails in the way that the zone's name asks for."""
 
     def __init__(self) -> None:
-        self.cancelled = asyncio.Event()
+        self.started, self.cancelled = asyncio.Event(), asyncio.Event()
 
     async def GetIntensity(self, request: pb.GetIntensityRequest, context: Any) -> pb.GetIntensityResponse:
         call = current_call()
@@ -52,6 +52,7 @@ class Carbon(pb_grpc.CarbonServiceServicer):
             case "zones/crash":
                 raise RuntimeError("secret detail")
             case "zones/slow":
+                self.started.set()
                 try:
                     await asyncio.sleep(60)
                 finally:
@@ -299,3 +300,47 @@ async def test_a_rotated_certificate_is_taken_up_by_new_connections(
 
     assert "sdk" == told["subject"]
     assert "sdk" == (await _told(sdk))["subject"]
+
+
+async def test_a_call_that_the_drain_cancels_is_audited_before_the_server_is_gone(
+    mesh: Mesh, carbon: Carbon
+) -> None:
+    kwargs = mesh.service_kwargs("carbon")
+    settings = ServiceSettings(**kwargs, drain=timedelta(0))
+    add: list[Registration] = [(pb_grpc.add_CarbonServiceServicer_to_server, carbon)]
+    async with (
+        serving(settings, name="carbon", add=add) as running,
+        _channel(mesh, running, "sdk") as channel,
+    ):
+        slow = pb_grpc.CarbonServiceStub(channel).GetIntensity(pb.GetIntensityRequest(zone="zones/slow"))
+        await asyncio.wait_for(carbon.started.wait(), 10)
+        await _told(channel)
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        await slow
+    lines = [
+        line for path in Path(kwargs["audit_dir"]).glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    codes = [record["code"] for record in map(json.loads, lines) if "method" in record]
+
+    assert ["CANCELLED", "OK"] == sorted(codes)
+
+
+async def test_a_running_call_ends_well_within_the_drain(mesh: Mesh) -> None:
+    started = asyncio.Event()
+
+    class Slow(pb_grpc.CarbonServiceServicer):
+        async def GetIntensity(self, request: Any, context: Any) -> pb.GetIntensityResponse:
+            started.set()
+            await asyncio.sleep(1)
+            return pb.GetIntensityResponse()
+
+    settings = ServiceSettings(**mesh.service_kwargs("carbon"), drain=timedelta(seconds=20))
+    add: list[Registration] = [(pb_grpc.add_CarbonServiceServicer_to_server, Slow())]  # type: ignore[abstract]
+    channel: MeshChannel | None = None
+    async with serving(settings, name="carbon", add=add) as running:
+        channel = _channel(mesh, running, "sdk")
+        call = pb_grpc.CarbonServiceStub(channel).GetIntensity(pb.GetIntensityRequest(zone="zones/a"))
+        await asyncio.wait_for(started.wait(), 10)
+
+    assert pb.GetIntensityResponse() == await call
+    await channel.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -88,6 +89,9 @@ class Chain:
             head = record["hash"]
             lines.append(canonical_json(record) + b"\n")
         data = b"".join(lines)
+        if os.fstat(self._file).st_nlink == 0:
+            # the disk would take the records, and nobody could ever read them
+            raise FileNotFoundError(errno.ENOENT, "the file was removed", str(self.path))
         try:
             _write_all(self._file, data)
         except OSError:

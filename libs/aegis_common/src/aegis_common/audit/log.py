@@ -35,6 +35,10 @@ class AuditUnavailable(AegisError):
     reason = "AUDIT_UNAVAILABLE"
 
 
+def _unavailable() -> AuditUnavailable:
+    return AuditUnavailable("the audit log cannot be written at present", retry_after=_RETRY_AFTER)
+
+
 class AuditLog:
     """Appends to one hash chain; use as an async context manager, or `start()` and `close()`.
 
@@ -87,6 +91,7 @@ class AuditLog:
         self._idle = asyncio.Event()
         self._idle.set()
         self._failures = 0
+        self._failing = False
         self._ship_failures = 0
 
     @property
@@ -121,6 +126,21 @@ class AuditLog:
             ) from error
         self._writer = asyncio.create_task(self._write_forever(self._chain), name="audit-writer")
 
+    def check(self) -> None:
+        """Return when `append` would take a record now, or soon.
+
+        Raises:
+            AuditUnavailable: The last attempt to write failed and no more records can wait, or the log is
+                not running.
+        """
+        self._check_running()
+        if self._failing and self._queue.full():
+            raise _unavailable()
+
+    def _check_running(self) -> None:
+        if self._writer is None or self._writer.done() or self._closing:
+            raise AuditUnavailable("the audit log is not running")
+
     async def append(self, record: AuditRecord) -> None:
         """Hand *record* over for writing; it is in order, and is never dropped once this returns.
 
@@ -128,8 +148,7 @@ class AuditLog:
             AuditUnavailable: The disk has not taken records for so long that no more can wait, or the log
                 is not running; *record* is not taken.
         """
-        if self._writer is None or self._writer.done() or self._closing:
-            raise AuditUnavailable("the audit log is not running")
+        self._check_running()
         entry = ("call", self._clock(), record.to_json())
         self._appending += 1
         self._idle.clear()
@@ -137,9 +156,7 @@ class AuditLog:
             async with asyncio.timeout(self._append_timeout):
                 await self._queue.put(entry)
         except TimeoutError as error:
-            raise AuditUnavailable(
-                "the audit log cannot be written at present", retry_after=_RETRY_AFTER
-            ) from error
+            raise _unavailable() from error
         finally:
             self._appending -= 1
             if not self._appending:
@@ -233,12 +250,16 @@ class AuditLog:
     async def _persist(self, chain: Chain, entries: list[Entry]) -> None:
         while True:
             try:
-                return await self._run(lambda: chain.write(entries))
+                await self._run(lambda: chain.write(entries))
             except OSError:
                 self._failures += 1
+                self._failing = True
                 _log.exception("audit log cannot be written, trying again", extra={"path": str(chain.path)})
                 if self._closing:
                     raise
+            else:
+                self._failing = False
+                return
             await asyncio.sleep(_RETRY_S)
 
     async def _seal(self, chain: Chain) -> None:

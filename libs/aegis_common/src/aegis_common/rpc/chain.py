@@ -6,9 +6,10 @@ after it, whatever the outcome, behind. That keeps one piece of code for unary c
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias
 
 import grpc
@@ -41,6 +42,13 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
         self._table = table
         self._layers = tuple(layers)
         self._check = check
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call is being served; a cancelled one is until it has cleaned up."""
+        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -60,7 +68,7 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, rule: MethodRule, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def run(request: Any, context: Context) -> Any:
-            async with AsyncExitStack() as stack:
+            async with self._counted(), AsyncExitStack() as stack:
                 await self._enter(stack, rule, context)
                 return await inner(self._checked(request), context)
 
@@ -69,7 +77,7 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
     def _stream(self, rule: MethodRule, inner: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
         # A coroutine that writes, not a generator: a cancelled generator ends late, outside this frame.
         async def run(request: Any, context: Context) -> None:
-            async with AsyncExitStack() as stack:
+            async with self._counted(), AsyncExitStack() as stack:
                 await self._enter(stack, rule, context)
                 outcome = inner(self._checked(request), context)
                 if not hasattr(outcome, "__aiter__"):
@@ -80,6 +88,17 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
                         await context.write(response)
 
         return run
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
     async def _enter(self, stack: AsyncExitStack, rule: MethodRule, context: Context) -> None:
         call = _begin(rule, context)

@@ -11,13 +11,13 @@ import grpc
 import grpc.aio
 
 from aegis_common.rpc.access import MethodRule, method_table
+from aegis_common.rpc.limits import METADATA_OPTIONS
 from aegis_common.rpc.outgoing import TRACEPARENT, identity_metadata, parent_trace, timeout_for
 from aegis_common.rpc_span import RpcSpan
 from aegis_common.settings import TlsSettings
 from aegis_common.telemetry import Telemetry
 from aegis_common.tls import CertificateWatcher, IdentityFiles, Material, channel_credentials, server_dns
 
-OLD_CHANNEL_GRACE_S: Final = 60.0
 _RETRY: Final = {
     "maxAttempts": 4,
     "initialBackoff": "0.05s",
@@ -42,7 +42,7 @@ class MeshChannel(grpc.aio.Channel):
     """A grpc.aio channel whose credentials change when their files do.
 
     A gRPC channel keeps the certificate that it was made with; so this one makes a new channel beneath
-    itself, sends new calls there, and closes the old one when its calls have had time to end.
+    itself, sends new calls there, and closes the old one when its calls have ended.
     """
 
     def __init__(
@@ -53,10 +53,12 @@ class MeshChannel(grpc.aio.Channel):
             ("grpc.ssl_target_name_override", server_name),
             ("grpc.service_config", _service_config()),
             ("grpc.max_receive_message_length", 64 << 20),
+            *METADATA_OPTIONS,
         ]
         self._inner = self._connect(files.latest())
+        self._retired: set[grpc.aio.Channel] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watching = False
+        self._watcher: asyncio.Task[None] | None = None
 
     def _connect(self, material: Material) -> grpc.aio.Channel:
         return grpc.aio.secure_channel(self._target, channel_credentials(material), self._options)
@@ -67,19 +69,26 @@ class MeshChannel(grpc.aio.Channel):
 
     def _swap(self, material: Material) -> None:
         old, self._inner = self._inner, self._connect(material)
-        self.spawn(old.close(OLD_CHANNEL_GRACE_S))
+        self.spawn(self._retire(old))
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _retire(self, old: grpc.aio.Channel) -> None:
+        # Closing cancels what still runs, and a cancelled call looks to its caller like a cancelled task:
+        # so wait as long as the longest call that there can be.
+        self._retired.add(old)
+        await old.close(max(rule.max_timeout_s for rule in method_table().values()))
+        self._retired.discard(old)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run *work* beside the calls, and let nobody collect it half done."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def inner(self) -> grpc.aio.Channel:
         """Return the channel for a new call; the first call starts the watch over the files."""
-        if not self._watching:
-            self._watching = True
-            self.spawn(self._watch())
+        if self._watcher is None:
+            self._watcher = self.spawn(self._watch())
         return self._inner
 
     async def __aenter__(self) -> Self:
@@ -89,10 +98,11 @@ class MeshChannel(grpc.aio.Channel):
         await self.close(None)
 
     async def close(self, grace: float | None = None) -> None:
-        for task in self._tasks:
-            task.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for channel in (*self._retired, self._inner):
+            await channel.close(grace)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._inner.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         return self._inner.get_state(try_to_connect)

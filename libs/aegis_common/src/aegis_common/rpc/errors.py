@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
+from aegis_common.rpc.limits import MESSAGE_BYTES, clipped, clipped_pairs
 
 DOMAIN: Final = "aegis.dev"
 DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -70,21 +71,26 @@ class ErrorDetails:
 
 
 def to_status(error: AegisError) -> status_pb2.Status:
-    """Return a `google.rpc.Status` with ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    """Return a `google.rpc.Status` with ErrorInfo always, BadRequest and RetryInfo where they apply.
+
+    Long texts are cut, and what does not fit is left out, so that the status fits into the trailers.
+    """
+    metadata = clipped_pairs(error.metadata.items())
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     ]
     if error.violations:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=path, description=text)
-            for path, text in error.violations.items()
+            for path, text in clipped_pairs(error.violations.items()).items()
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     if error.kind in RETRYABLE:
         info = error_details_pb2.RetryInfo()
         info.retry_delay.FromTimedelta(DEFAULT_RETRY if error.retry_after is None else error.retry_after)
         details.append(info)
-    return status_pb2.Status(code=CODES[error.kind], message=error.message, details=_packed(details))
+    message = clipped(error.message, MESSAGE_BYTES)
+    return status_pb2.Status(code=CODES[error.kind], message=message, details=_packed(details))
 
 
 def _packed(details: Iterable[Message]) -> list[any_pb2.Any]:

@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_status import rpc_status
 from opentelemetry import trace
 
-from aegis_common.audit.log import AuditLog
+from aegis_common.audit.log import AuditLog, AuditUnavailable
 from aegis_common.audit.record import AuditRecord
 from aegis_common.auth.authorize import authorize
 from aegis_common.auth.identify import Identifier
@@ -48,13 +48,21 @@ class TelemetryLayer:
 
 
 class AuditLayer:
-    """One audit record for each call, refused ones included; health checks that pass are left out."""
+    """One audit record for each call, refused ones included; health checks that pass are left out.
+
+    While the log takes no more records, calls are refused before they have had any effect.
+    """
 
     def __init__(self, audit: AuditLog) -> None:
         self._audit = audit
 
     @asynccontextmanager
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        if not call.rule.public:
+            try:
+                self._audit.check()
+            except AuditUnavailable as error:
+                await _abort(call, context, error)
         try:
             yield
         except asyncio.CancelledError:
@@ -62,8 +70,16 @@ class AuditLayer:
             raise
         finally:
             if not (call.rule.public and call.code is grpc.StatusCode.OK):
-                await asyncio.shield(self._audit.append(_record(call)))
+                await self._append(call, context)
                 _log.info("call", extra=_log_fields(call))
+
+    async def _append(self, call: Call, context: Context) -> None:
+        try:
+            await asyncio.shield(self._audit.append(_record(call)))
+        except AuditUnavailable as error:
+            _log.error("call not audited: %s", error.message, extra=_log_fields(call))
+            if call.code is grpc.StatusCode.OK:  # else the caller has its refusal already
+                await _abort(call, context, error)
 
 
 def _cancelled_code(call: Call) -> grpc.StatusCode:
@@ -100,6 +116,7 @@ class ErrorLayer:
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
         try:
             yield
+            call.code = _code_of(context)  # a handler may set it and return
         except grpc.aio.AbortError:
             call.code = _code_of(context)
             raise
@@ -116,7 +133,10 @@ class ErrorLayer:
 
 
 def _code_of(context: Context) -> grpc.StatusCode:
+    """Return the code that was set on the call; none means OK."""
     value: Any = context.code()
+    if value is None:
+        return grpc.StatusCode.OK
     return GRPC_CODES.get(value, grpc.StatusCode.UNKNOWN) if isinstance(value, int) else value
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -13,6 +15,17 @@ from aegis_common.errors import ConfigurationError
 
 _POLL_S: Final = 0.05  # how soon `shutdown` is noticed
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+_log: Final = logging.getLogger(__name__)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection: one that says nothing must not hold up the probes."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # of the base class
+        _log.debug("ops connection from %s failed", client_address, exc_info=True)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -45,7 +58,7 @@ def ops_server(listen: str, *, metrics: Callable[[], bytes], ready: Callable[[],
 
     host, _, port = listen.rpartition(":")
     try:
-        server: WSGIServer = make_server(host, int(port), answer, handler_class=_Quiet)
+        server: WSGIServer = make_server(host, int(port), answer, server_class=_Server, handler_class=_Quiet)
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(f"ops_listen {listen!r}: {error}", listen=listen) from error
     thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="ops", daemon=True)

@@ -32,6 +32,7 @@ from aegis_common.rpc.layers import (
     IdentityLayer,
     TelemetryLayer,
 )
+from aegis_common.rpc.limits import METADATA_OPTIONS
 from aegis_common.rpc.ops import ops_server
 from aegis_common.rpc.reflection import add_reflection
 from aegis_common.rpc.validation import request_validator
@@ -47,6 +48,7 @@ Registration = tuple[Callable[[Any, grpc.aio.Server], None], Any]
 
 CONNECTION_AGE_GRACE_MS: Final = 600_000
 _FLOW_CONTROL_BYTES: Final = 1 << 20
+_CLEAN_UP_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ async def serving(
         observe_audit(telemetry, audit)
         identifier = await stack.enter_async_context(Identifier.open(settings))
         observe_identifier(telemetry, identifier)
-        server = _build(settings, audit, identifier, telemetry)
+        chain = _chain(audit, identifier, telemetry)
+        server = _build(settings, chain)
         services = _register(server, add)
         health = Health(server, services)
         add_reflection(server, services, everything=reflect_everything)
@@ -123,12 +126,11 @@ async def serving(
         finally:
             await health.drain(settings.drain)
             await server.stop(settings.drain.total_seconds())
+            await _settled(chain)
             _log.info("stopped")
 
 
-def _build(
-    settings: ServiceSettings, audit: AuditLog, identifier: Identifier, telemetry: Telemetry
-) -> grpc.aio.Server:
+def _chain(audit: AuditLog, identifier: Identifier, telemetry: Telemetry) -> ChainInterceptor:
     table = method_table()
     layers = (
         TelemetryLayer(telemetry, table),
@@ -138,7 +140,19 @@ def _build(
         IdentityLayer(identifier),
         AuthorizationLayer(),
     )
-    chain = ChainInterceptor(table, layers, request_validator())
+    return ChainInterceptor(table, layers, request_validator())
+
+
+async def _settled(chain: ChainInterceptor) -> None:
+    """Let cancelled calls clean up and be audited: gRPC forgets them at once."""
+    try:
+        async with asyncio.timeout(_CLEAN_UP_S):
+            await chain.idle()
+    except TimeoutError:
+        _log.warning("calls are still running although they were cancelled; they are left behind")
+
+
+def _build(settings: ServiceSettings, chain: ChainInterceptor) -> grpc.aio.Server:
     options = [
         # Two processes on one port would share its calls unseen.
         ("grpc.so_reuseport", 0),
@@ -146,6 +160,7 @@ def _build(
         ("grpc.max_connection_age_ms", int(settings.max_connection_age.total_seconds() * 1000)),
         ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_MS),
         ("grpc.http2.lookahead_bytes", _FLOW_CONTROL_BYTES),
+        *METADATA_OPTIONS,
     ]
     return grpc.aio.server(interceptors=[chain], options=options)
 
