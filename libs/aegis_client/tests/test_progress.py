@@ -15,7 +15,7 @@ import pytest
 from aegis.fl.v1 import training_service_pb2 as fl
 from aegis_client import Gate, NodeFailure, Round
 from aegis_client.cli.output import print_table, seconds
-from aegis_client.cli.progress import gate_text, round_line
+from aegis_client.cli.run_text import gate_text, round_line
 
 if TYPE_CHECKING:
     from libs.aegis_client.tests.conftest import Deployment

@@ -9,7 +9,8 @@ import typer
 
 from aegis_client.cli import nodes
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
-from aegis_client.cli.progress import round_line, state_line, view
+from aegis_client.cli.progress import view
+from aegis_client.cli.run_text import round_line, state_line
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.errors import UsageError
 

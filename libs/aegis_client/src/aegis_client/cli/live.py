@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aegis_client.cli.output import seconds, short
-from aegis_client.cli.progress import gate_text, metrics_text, nodes_text
+from aegis_client.cli.run_text import gate_text, metrics_text, nodes_text
 
 if TYPE_CHECKING:
     from aegis_client.training import Round, RunEvent, TrainingRun
