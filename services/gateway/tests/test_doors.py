@@ -172,6 +172,19 @@ def test_a_garbage_token_is_401_and_native_grpc_hears_it_in_plain_words(stack: A
     assert "{" not in error.details()
 
 
+def test_the_scheme_may_be_written_in_lower_case(stack: Any) -> None:
+    answer = stack.people("").get(ZONES, headers={"authorization": f"bearer {stack.mesh.token()}"})
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("door", ["machines", "people"])
+def test_headers_that_no_service_would_take_are_431(stack: Any, door: str) -> None:
+    answer = getattr(stack, door)().get(ZONES, headers={"x-padding": "x" * (28 << 10)})
+
+    assert answer.status_code == 431
+
+
 def test_the_token_reaches_the_service_unchanged(stack: Any) -> None:
     token = stack.mesh.token()
     stack.people(token).get("/v1/tools")

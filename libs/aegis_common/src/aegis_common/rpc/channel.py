@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, Self
 
@@ -57,6 +58,7 @@ class MeshChannel(grpc.aio.Channel):
         ]
         self._inner = self._connect(files.latest())
         self._retired: set[grpc.aio.Channel] = set()
+        self._running: Counter[grpc.aio.Channel] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -69,14 +71,26 @@ class MeshChannel(grpc.aio.Channel):
 
     def _swap(self, material: Material) -> None:
         old, self._inner = self._inner, self._connect(material)
-        self.spawn(self._retire(old))
-
-    async def _retire(self, old: grpc.aio.Channel) -> None:
         # Closing cancels what still runs, and a cancelled call looks to its caller like a cancelled task:
-        # so wait as long as the longest call that there can be.
+        # so it waits for the last call, which its deadline ends.
         self._retired.add(old)
-        await old.close(max(rule.max_timeout_s for rule in method_table().values()))
-        self._retired.discard(old)
+        self._close_if_idle(old)
+
+    def track(self, inner: grpc.aio.Channel, call: grpc.aio.Call) -> None:
+        """Keep *inner* open until *call*, which goes through it, has ended."""
+        self._running[inner] += 1
+        call.add_done_callback(lambda _: self._ended(inner))
+
+    def _ended(self, inner: grpc.aio.Channel) -> None:
+        self._running[inner] -= 1
+        self._close_if_idle(inner)
+
+    def _close_if_idle(self, inner: grpc.aio.Channel) -> None:
+        if self._running[inner] == 0:
+            del self._running[inner]
+            if inner in self._retired:
+                self._retired.discard(inner)
+                self.spawn(inner.close(None))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run *work* beside the calls, and let nobody collect it half done."""
@@ -160,7 +174,8 @@ class _MultiCallable:
         metadata: Sequence[tuple[str, str | bytes]] | None = None,
         **options: Any,
     ) -> Any:
-        make = getattr(self._channel.inner(), self._kind)(
+        inner = self._channel.inner()
+        make = getattr(inner, self._kind)(
             self._path, request_serializer=self._serializer, response_deserializer=self._deserializer
         )
         span = self._telemetry.start_client_span(self._path) if self._telemetry is not None else None
@@ -169,6 +184,7 @@ class _MultiCallable:
         if traceparent:
             sent.append((TRACEPARENT, traceparent))
         call = make(request, timeout=timeout_for(self._rule, timeout), metadata=tuple(sent), **options)
+        self._channel.track(inner, call)
         if span is not None:
             call.add_done_callback(lambda done: self._channel.spawn(_end(span, done)))
         return call
