@@ -44,7 +44,7 @@ def knock_without_certificate(stack: Stack) -> str:
         _trust(stack).wrap_socket(plain, server_hostname="localhost") as tls,
     ):
         try:
-            # Nothing is sent: a door that has closed would answer that with a reset, and the alert would be lost.
+            # Nothing is sent: a closed door would answer that with a reset, and the alert would be lost.
             return tls.recv(64).decode(errors="replace") or "closed without an alert"
         except ssl.SSLError as error:
             return error.reason or str(error)
