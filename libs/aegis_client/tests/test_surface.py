@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +200,27 @@ async def test_the_async_client_awaits_the_same_calls(deployment: Deployment, tm
 def test_a_value_that_json_cannot_carry_is_refused_by_name(arguments: dict[str, object], fault: str) -> None:
     with pytest.raises(UsageError, match=fault.replace("[", r"\[")):
         Client(address="localhost:1").tools.run("echo", arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (lambda client: client.training.create("digits", rounds=10**12), "cannot be sent: .*1000000000000"),
+        (lambda client: client.tools.run("echo", {"text": "\ud800"}), "cannot be sent: .*surrogates"),
+        (lambda client: client.tools.run("echo", {"a": nested(60)}), "nested too deeply"),
+        (lambda client: client.tools.run("echo", timeout=-3), "timeout -3 is not"),
+        (lambda client: client.tools.batch([Action(tool="echo", timeout=0)]), "timeout 0 is not"),
+        (lambda client: client.carbon.check("GB", timeout=math.nan), "timeout nan is not"),
+        (lambda client: next(client.training.watch("r", timeout=-1)), "timeout -1 is not"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_a_usage_error(call: Callable[[Client], object], fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
+        call(Client(address="localhost:1"))
+
+
+def nested(depth: int) -> object:
+    return [nested(depth - 1)] if depth else 1
 
 
 def test_calls_in_a_block_share_one_trace(deployment: Deployment) -> None:

@@ -13,7 +13,7 @@ from aegis_client import parts as part_forms
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.status import status_error
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
-from aegis_client.core.values import duration, resource, span, unstruct
+from aegis_client.core.values import duration, resource, span, time_limit, unstruct
 from aegis_client.errors import AegisApiError
 from aegis_client.parts import Part
 from aegis_client.trace import last_trace_id
@@ -140,8 +140,9 @@ def run_operation(
         FailedPrecondition: Reason `TOOL_FAILED`: the tool itself reported an error.
     """
     action = Action(tool=name, arguments=arguments or {}, parts=parts, files=files or {}, timeout=timeout)
+    request = _request(action)
     limit = DISPATCH.default_timeout_s if timeout is None else timeout
-    return Operation(DISPATCH, _request(action), _read_result, limit + GRACE_S)
+    return Operation(DISPATCH, request, _read_result, limit + GRACE_S)
 
 
 def _batch(
@@ -174,7 +175,7 @@ def _request(action: Action) -> pb.DispatchRequest:
     return pb.DispatchRequest(
         tool=resource("tools", action.tool),
         payload=[part_forms.to_proto(part) for part in [*made, *action.parts]],
-        timeout=duration(action.timeout),
+        timeout=duration(time_limit(action.timeout)),
     )
 
 

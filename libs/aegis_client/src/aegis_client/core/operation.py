@@ -10,6 +10,7 @@ from google.protobuf import descriptor, descriptor_pb2
 from google.protobuf.message import Message
 
 from aegis.common.v1 import access_pb2
+from aegis_client.core.values import time_limit
 
 T = TypeVar("T")
 Response = TypeVar("Response", bound=Message)
@@ -69,6 +70,9 @@ class Operation(Generic[T]):
     read: Callable[[Any], T]
     timeout: float | None = None
 
+    def __post_init__(self) -> None:
+        time_limit(self.timeout)
+
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
@@ -119,3 +123,6 @@ class Watch(Generic[T]):
     read: Callable[[Any], Step[T]]
     resume_token: str = ""
     timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        time_limit(self.timeout)

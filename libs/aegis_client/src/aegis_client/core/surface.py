@@ -12,9 +12,12 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
+from google.protobuf.message import DecodeError
+
 from aegis_client.core.asynchronous import AsyncTransport
 from aegis_client.core.operation import Listing, Operation, Watch
 from aegis_client.core.synchronous import SyncTransport
+from aegis_client.errors import UsageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +42,7 @@ class unary(Generic[P, T]):  # noqa: N801  # reads as a keyword of the surface
 
     def __init__(self, build: Callable[P, Operation[T]], *, reads_files: bool = False) -> None:
         self.__doc__ = build.__doc__
-        self._build = build
+        self._build = _checked(build)
         self._shown = _shown(build)
         self._name = ""
         self._reads_files = reads_files
@@ -104,6 +107,23 @@ class stream(Generic[P, T]):  # noqa: N801
             return transport.iterate(self._build(*args, **kwargs))
 
         return _documented(call, self._build, self._shown, self._name)
+
+
+def _checked(build: Callable[P, T]) -> Callable[P, T]:
+    """Return *build* with a `UsageError` for what protobuf itself refuses, such as a number too large."""
+
+    @functools.wraps(build)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return build(*args, **kwargs)
+        except UsageError:
+            raise
+        except DecodeError as error:
+            raise UsageError(f"a value is nested too deeply to be sent: {error}") from error
+        except ValueError as error:
+            raise UsageError(f"a value cannot be sent: {error}") from error
+
+    return checked
 
 
 def _shown(build: Callable[..., object]) -> inspect.Signature:

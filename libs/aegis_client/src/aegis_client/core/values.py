@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -80,6 +81,17 @@ def duration(seconds: float | timedelta | None) -> duration_pb2.Duration | None:
     except (ValueError, OverflowError) as error:
         raise UsageError(f"{seconds!r} is not a duration in seconds") from error
     return made
+
+
+def time_limit(seconds: float | None) -> float | None:
+    """Return the time that a call may take, in seconds.
+
+    Raises:
+        UsageError: It is not above 0, or not finite.
+    """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageError(f"timeout {seconds!r} is not a number of seconds above 0")
+    return seconds
 
 
 def struct(values: Mapping[str, Any], where: str = "arguments") -> struct_pb2.Struct:
