@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import jwt
 import pytest
 from typer.testing import CliRunner
 
+from aegis_client.cli import app as cli
 from aegis_common.errors import AegisError
 from aegis_local.commands import doctor, down, logs, status, token
 from aegis_local.doctor import Level, examine
@@ -37,6 +39,12 @@ def test_without_a_stack_the_error_says_how_to_start_one(tmp_path: Path, app: ob
 
     assert isinstance(result.exception, AegisError)
     assert "aegis up" in result.exception.message
+
+
+def test_status_as_json_fails_as_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = cli.run(["status", "-o", "json", "--state-dir", str(tmp_path)])
+
+    assert (code, json.loads(capfd.readouterr().err)["error"]["reason"]) == (1, "STACK_NOT_RUNNING")
 
 
 def test_down_without_a_stack_is_no_error(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,17 @@ def test_processes_and_files_of_a_dead_stack_are_cleaned_up(state: StateDir) -> 
         with state.held():
             assert stray.wait(10) == -9
             assert not state.run.exists()
+
+
+@pytest.mark.parametrize(
+    "step", [StateDir.prepare, StateDir.prepare_logs, lambda state: state.held().__enter__()]
+)
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, step: Callable[[StateDir], object]) -> None:
+    (tmp_path / "file").touch()
+    state = StateDir.at(tmp_path / "file" / "state")
+
+    with pytest.raises(ConfigurationError, match=f"{state.root} cannot be used: Not a directory"):
+        step(state)
 
 
 def test_folders_are_private(state: StateDir) -> None:

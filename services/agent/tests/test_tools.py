@@ -33,6 +33,12 @@ def page(*lines: str, format: str = "PNG", **options: object) -> bytes:  # noqa:
     return buffer.getvalue()
 
 
+def picture(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "white").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG whose header announces a size that its data does not have."""
 
@@ -73,6 +79,14 @@ async def test_ocr_of_an_empty_image_finds_nothing(tools: AgentManager) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("size", [(1, 1), (40, 400), (2500, 25)], ids=str)
+async def test_small_and_slim_images_are_read(tools: AgentManager, size: tuple[int, int]) -> None:
+    result = await tools.dispatch("image_ocr", picture(*size), timeout=100)
+
+    assert (result["width_px"], result["height_px"], result["text"]) == (*size, "")
+
+
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("data", "rule"),
     [
@@ -83,8 +97,10 @@ async def test_ocr_of_an_empty_image_finds_nothing(tools: AgentManager) -> None:
         (png_of_size(30_000, 30_000), "maxPixels"),
         (png_of_size(8_000, 6_000), "maxPixels"),
         (png_of_size(100, 100), "format"),
+        (picture(20, 220), "maxRatio"),
+        (picture(20_000, 1), "maxRatio"),
     ],
-    ids=["empty", "junk", "truncated", "postscript", "bomb", "large", "no data"],
+    ids=["empty", "junk", "truncated", "postscript", "bomb", "large", "no data", "slim", "flat"],
 )
 async def test_hostile_images_are_refused(tools: AgentManager, data: bytes, rule: str) -> None:
     with pytest.raises(InvalidToolInput) as caught:

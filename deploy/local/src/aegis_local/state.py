@@ -113,18 +113,32 @@ class StateDir:
         Raises:
             ConfigurationError: They cannot be made, or the folder of the sockets is somebody else's.
         """
-        try:
+        with self._usable():
             transient = (self.run, self.sockets, self.temporary)
             for folder in (self.root, *transient, self.logs, self.data, self.store, self.audit):
                 folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
                 folder.chmod(_PRIVATE)
+        if self.sockets.is_symlink() or self.sockets.stat().st_uid != os.getuid():
+            raise ConfigurationError(f"{self.sockets} is not ours; remove it", path=str(self.sockets))
+
+    def prepare_logs(self) -> None:
+        """Make the folder of the logs.
+
+        Raises:
+            ConfigurationError: It cannot be made.
+        """
+        with self._usable():
+            self.logs.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ConfigurationError(
                 f"state directory {self.root} cannot be used: {error.strerror}; choose one with --state-dir",
                 path=str(self.root),
             ) from error
-        if self.sockets.is_symlink() or self.sockets.stat().st_uid != os.getuid():
-            raise ConfigurationError(f"{self.sockets} is not ours; remove it", path=str(self.sockets))
 
     def remove_transient(self) -> None:
         """Remove what must not outlive the stack."""
@@ -138,8 +152,10 @@ class StateDir:
 
         Raises:
             AlreadyRunning: A live process holds it; names that process.
+            ConfigurationError: The folder cannot be made.
         """
-        self.root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        with self._usable():
+            self.root.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         with self.lock.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

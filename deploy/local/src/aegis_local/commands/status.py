@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aegis_client.cli.state import CliState, Format
 from aegis_local.commands.options import StateDirOption
 from aegis_local.state import DEFAULT_DIR, StateDir
 
@@ -23,9 +24,18 @@ class Output(StrEnum):
     ENV = "env"
 
 
+def _remember(ctx: typer.Context, value: Output) -> Output:
+    state = ctx.find_object(CliState)
+    if state is not None and value is Output.JSON:
+        state.format = Format.JSON  # errors too
+    return value
+
+
 @app.command()
 def status(
-    output: Annotated[Output, typer.Option("-o", "--output", help="env is for a shell.")] = Output.TEXT,
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="env is for a shell.", callback=_remember)
+    ] = Output.TEXT,
     state_dir: StateDirOption = DEFAULT_DIR,
 ) -> None:
     """Show the processes of the running stack; exit status 1 when something is not ready."""

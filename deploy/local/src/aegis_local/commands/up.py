@@ -88,7 +88,7 @@ def _detach(state: StateDir, port_base: int, nodes: int) -> None:
     Raises:
         StartFailed: It is not ready in time.
     """
-    state.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.prepare_logs()
     log = state.logs / "up.log"
     argv = [str(scripts() / "aegis"), "up", "--quiet", "--state-dir", str(state.root)]
     argv += ["--port-base", str(port_base), "--nodes", str(nodes)]

@@ -15,6 +15,10 @@ from aegis_agent.adapters.functions import tool
 from aegis_agent.adapters.schemas import ToolInputError
 
 MAX_PIXELS: Final = 40_000_000
+MAX_WIDE: Final = 100
+"""Width to height; the reader would scale a flatter image down to nothing."""
+MAX_TALL: Final = 10
+"""Height to width; the reader pads flat images, but blows slim ones up: seconds and gigabytes."""
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _DETECTOR: Final = "PP-OCRv6_det_small.onnx"
 _READER: Final = "PP-OCRv6_rec_small.onnx"
@@ -91,7 +95,12 @@ def warm_up() -> None:
 )
 def image_ocr(
     image: Annotated[
-        bytes, Field(description="PNG, JPEG, WebP, GIF or BMP file, at most 40 megapixels.", min_length=1)
+        bytes,
+        Field(
+            description="PNG, JPEG, WebP, GIF (its first frame) or BMP file, at most 40 megapixels. It is "
+            "read with its longer side scaled down to 2000 pixels: cut pages of small print into pieces.",
+            min_length=1,
+        ),
     ],
     min_score: Annotated[float, Field(ge=0, le=1, description="Lines below this score are left out.")] = 0.5,
 ) -> OcrResult:
@@ -135,4 +144,11 @@ def _pixels(data: bytes) -> Any:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ToolInputError(f"the image is damaged: {error}", path="image", rule="format") from error
+    if image.width > MAX_WIDE * image.height or image.height > MAX_TALL * image.width:
+        raise ToolInputError(
+            f"the image has {image.width} x {image.height} pixels; it may be {MAX_WIDE} times as wide as "
+            f"high, or {MAX_TALL} times as high as wide: cut it into pieces",
+            path="image",
+            rule="maxRatio",
+        )
     return np.asarray(image)[:, :, ::-1]
