@@ -17,6 +17,7 @@ class Sample(ServiceSettings):
     )
 
     limit: int = 3
+    names: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -77,6 +78,13 @@ def test_a_time_is_seconds_or_iso_8601(environment: pytest.MonkeyPatch, value: s
     environment.setenv("AEGIS_SAMPLE_DRAIN", value)
 
     assert seconds == load(Sample).drain.total_seconds()
+
+
+def test_a_list_that_is_no_json_is_refused_by_name(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("AEGIS_SAMPLE_NAMES", "a, b")
+
+    with pytest.raises(ConfigurationError, match=r"names.*JSON"):
+        load(Sample)
 
 
 def test_settings_are_frozen(environment: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from aegis_common.errors import ConfigurationError
 
@@ -130,6 +130,10 @@ def load(settings: type[S]) -> S:
     except ValidationError as error:
         faults += [f"{_variable(prefix, e['loc'], originals)}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError("settings are wrong:\n  " + "\n  ".join(faults)) from error
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"settings are wrong:\n  {prefix}*: {error}; lists and mappings are JSON"
+        ) from error
     if faults:
         raise ConfigurationError("settings are wrong:\n  " + "\n  ".join(faults))
     return result
