@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,53 +20,8 @@ from aegis_common.audit.verify import ChainReport, verify
 from aegis_common.auth.principal import ANONYMOUS, Principal
 from aegis_common.errors import ConfigurationError
 from aegis_common.signing import Signer
+from aegis_common.testing.audit import FIRST, SECOND, call, check, lines, write
 from aegis_common.testing.waiting import until
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ALICE = Principal(
-    "spiffe://aegis.local/ns/aegis/sa/sdk", "alice", "acme", frozenset({"viewer", "admin"}), token="tk"
-)
-FIRST = "carbon-pod-0-000001.jsonl"
-SECOND = "carbon-pod-0-000002.jsonl"
-
-
-@pytest.fixture
-def signer() -> Signer:
-    return Signer(Ed25519PrivateKey.generate())
-
-
-@pytest.fixture
-def open_log(tmp_path: Path, signer: Signer) -> Callable[..., AuditLog]:
-    """Returns logs of one instance under `log`, whose checkpoints are shipped to `shipped`."""
-
-    def log(**options: object) -> AuditLog:
-        settings = {"service": "carbon", "instance": "pod-0", "key": signer, "ship_dir": tmp_path / "shipped"}
-        return AuditLog(tmp_path / "log", **(settings | {"clock": lambda: NOW} | options))  # type: ignore[arg-type]
-
-    return log
-
-
-def call(number: int = 0, code: str = "OK") -> AuditRecord:
-    return AuditRecord(
-        method="/aegis.carbon.v1.CarbonService/CheckSchedule",
-        principal=ALICE,
-        code=code,
-        trace_id=f"{number:032x}",
-    )
-
-
-async def write(log: AuditLog, count: int) -> None:
-    async with log:
-        for number in range(count):
-            await log.append(call(number))
-
-
-def check(tmp_path: Path, signer: Signer) -> list[ChainReport]:
-    return verify(tmp_path / "log", [signer.public_key], shipped=tmp_path / "shipped")
-
-
-def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 async def test_a_record_says_who_did_what_and_how_it_ended(open_log: Callable[..., AuditLog]) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,57 +10,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aegis_common.audit.chain import Chain
 from aegis_common.audit.format import with_hash
 from aegis_common.audit.log import AuditLog
-from aegis_common.audit.record import AuditRecord
-from aegis_common.audit.verify import ChainReport, verify
-from aegis_common.auth.principal import Principal
+from aegis_common.audit.verify import verify
 from aegis_common.canonical import canonical_json
 from aegis_common.signing import Signer
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ALICE = Principal(
-    "spiffe://aegis.local/ns/aegis/sa/sdk", "alice", "acme", frozenset({"viewer", "admin"}), token="tk"
-)
-FIRST = "carbon-pod-0-000001.jsonl"
-SECOND = "carbon-pod-0-000002.jsonl"
-
-
-@pytest.fixture
-def signer() -> Signer:
-    return Signer(Ed25519PrivateKey.generate())
-
-
-@pytest.fixture
-def open_log(tmp_path: Path, signer: Signer) -> Callable[..., AuditLog]:
-    """Returns logs of one instance under `log`, whose checkpoints are shipped to `shipped`."""
-
-    def log(**options: object) -> AuditLog:
-        settings = {"service": "carbon", "instance": "pod-0", "key": signer, "ship_dir": tmp_path / "shipped"}
-        return AuditLog(tmp_path / "log", **(settings | {"clock": lambda: NOW} | options))  # type: ignore[arg-type]
-
-    return log
-
-
-def call(number: int = 0, code: str = "OK") -> AuditRecord:
-    return AuditRecord(
-        method="/aegis.carbon.v1.CarbonService/CheckSchedule",
-        principal=ALICE,
-        code=code,
-        trace_id=f"{number:032x}",
-    )
-
-
-async def write(log: AuditLog, count: int) -> None:
-    async with log:
-        for number in range(count):
-            await log.append(call(number))
-
-
-def check(tmp_path: Path, signer: Signer) -> list[ChainReport]:
-    return verify(tmp_path / "log", [signer.public_key], shipped=tmp_path / "shipped")
-
-
-def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+from aegis_common.testing.audit import FIRST, NOW, SECOND, call, check, lines, write
 
 
 def flip_a_byte(path: Path) -> None:

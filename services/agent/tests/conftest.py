@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aegis_agent import AgentManager
 from aegis_agent.domain.registry import EVERYONE
+from aegis_common.testing.waiting import until
 
 HANG_GUARD_S = 60.0
 
@@ -49,13 +50,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for *condition*; the bound only guards against a hang."""
-    async with asyncio.timeout(HANG_GUARD_S):
-        while not condition():  # noqa: ASYNC110  # it waits for other processes
-            await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 def is_alive() -> Callable[[int], bool]:
     return alive
@@ -63,7 +57,7 @@ def is_alive() -> Callable[[int], bool]:
 
 @pytest.fixture
 def wait_until() -> Callable[[Callable[[], bool]], object]:
-    return until
+    return functools.partial(until, timeout_s=HANG_GUARD_S)
 
 
 def linear_model(*, shift: int = 0, classes: int = 3, features: int = 4) -> bytes:

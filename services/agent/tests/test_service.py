@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from importlib.metadata import EntryPoint, EntryPoints
@@ -23,12 +22,7 @@ from aegis_common.errors import ConfigurationError
 from aegis_common.pki import new_ed25519, public_key_pem
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.testing.pki import Mesh
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from aegis_common.testing.ports import free_port
 
 
 def environment(mesh: Mesh, folder: Path, port: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from aegis_common.pki import new_ed25519
 from aegis_common.rpc.server import serving
 from aegis_common.settings import ServiceSettings
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.ports import free_port
 from aegis_fl_coordinator.adapters.flower_control import FlowerControl
 from aegis_fl_coordinator.domain.ports import Engine
 from aegis_fl_coordinator.flower import superlink_command, superlink_environment
@@ -29,7 +30,6 @@ from aegis_fl_coordinator.testing.processes import (
     Processes,
     StartSuperLink,
     SuperLink,
-    free_port,
     until,
 )
 

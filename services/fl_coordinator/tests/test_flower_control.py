@@ -8,6 +8,7 @@ import pytest
 
 from aegis_common.errors import ConfigurationError
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.ports import free_port
 from aegis_fl_coordinator.adapters.flower_control import FlowerControl, app_config, build_bundle
 from aegis_fl_coordinator.apps import BUNDLED
 from aegis_fl_coordinator.domain.errors import EngineRefused, EngineUnavailable, InvalidPublicKey
@@ -15,7 +16,7 @@ from aegis_fl_coordinator.domain.nodes import NodeState
 from aegis_fl_coordinator.domain.ports import EngineState
 from aegis_fl_coordinator.flower import node_key
 from aegis_fl_coordinator.runfile import RUN_KEY
-from aegis_fl_coordinator.testing.processes import Processes, StartSuperLink, free_port, until
+from aegis_fl_coordinator.testing.processes import Processes, StartSuperLink, until
 
 DIGITS = BUNDLED / "digits"
 

@@ -14,11 +14,12 @@ import pytest
 
 from aegis_common.errors import ConfigurationError
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.ports import free_port
 from aegis_fl_coordinator import FlowerServerWrapper
 from aegis_fl_coordinator.domain.errors import RunFailed
 from aegis_fl_coordinator.envoy import Identity
 from aegis_fl_coordinator.flower import node_key
-from aegis_fl_coordinator.testing.processes import Processes, free_port, until
+from aegis_fl_coordinator.testing.processes import Processes, until
 from aegis_fl_coordinator.testing.sites import start_site
 from aegis_fl_coordinator.wrapper import ServerFiles
 

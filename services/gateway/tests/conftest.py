@@ -30,8 +30,9 @@ from aegis.fl.v1 import training_service_pb2_grpc as fl_grpc
 from aegis_common.rpc.access import descriptor_pool_of_set, services_of_set
 from aegis_common.settings import TokenSettings
 from aegis_common.testing.pki import ISSUER, Mesh
+from aegis_common.testing.ports import free_ports
 from aegis_gateway.config import GatewaySettings
-from aegis_gateway.testing import RunningGateway, free_ports, running_gateway
+from aegis_gateway.testing import RunningGateway, running_gateway
 
 NODE = "fl-node-site-1"
 

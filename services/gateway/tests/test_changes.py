@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.ports import free_ports
 from aegis_gateway.config import GatewaySettings, render
 from aegis_gateway.follow import follow
-from aegis_gateway.testing import free_ports, running_gateway
+from aegis_gateway.testing import running_gateway
 from aegis_gateway.tree import load
 
 ZONES = "/v1/zones"

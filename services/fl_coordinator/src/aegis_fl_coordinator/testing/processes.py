@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -55,12 +54,6 @@ async def until(check: Callable[[], Awaitable[bool]], *, within: float = HANG_S)
     async with asyncio.timeout(within):
         while not await check():  # noqa: ASYNC110  # what it waits for is another process
             await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Processes:

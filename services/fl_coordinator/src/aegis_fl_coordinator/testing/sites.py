@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.ports import free_port
 from aegis_fl_coordinator.flower import (
     Identity,
     envoy_command,
@@ -13,7 +14,7 @@ from aegis_fl_coordinator.flower import (
     write_edge_config,
     write_site_config,
 )
-from aegis_fl_coordinator.testing.processes import Processes, free_port
+from aegis_fl_coordinator.testing.processes import Processes
 
 
 def start_edge(processes: Processes, mesh: Mesh, folder: Path, superlink_port: int, sites: int) -> int:
