@@ -58,13 +58,18 @@ class Stack:
 
 @asynccontextmanager
 async def running_stack(
-    options: Options, *, progress: Callable[[str], None] = lambda _: None
+    options: Options,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    welcome: Callable[[Layout], None] = lambda _: None,
 ) -> AsyncIterator[Stack]:
     """Start a stack and stop it on the way out; nothing of it runs after that, however the block ends.
 
     Args:
         options: What to start.
         progress: Gets a line for each process that has become ready.
+        welcome: Called when everything answers, before the status says `ready`: who waits for that status
+            finds what this has printed.
 
     Raises:
         AegisError: It cannot start here; the message says why and what to do.
@@ -93,6 +98,7 @@ async def running_stack(
         async with supervisor, _background(credentials, issuer, layout):
             await supervisor.start()
             write_stack_profiles(layout)
+            welcome(layout)
             board.phase = "ready"
             board.update(supervisor)
             try:

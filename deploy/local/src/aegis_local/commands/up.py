@@ -23,6 +23,7 @@ from aegis_local.system import default_nodes
 
 if TYPE_CHECKING:
     from aegis_local.runner import Options
+    from aegis_local.stack.layout import Layout
 
 app = typer.Typer(add_completion=False)
 _DETACHED_READY_S: Final = 240.0
@@ -75,9 +76,11 @@ async def _serve(options: Options, stop: asyncio.Event, ready: asyncio.Event) ->
     from aegis_local.banner import banner
     from aegis_local.runner import running_stack
 
-    async with running_stack(options, progress=typer.echo) as stack:
+    def welcome(layout: Layout) -> None:
+        typer.echo(banner(layout))
+
+    async with running_stack(options, progress=typer.echo, welcome=welcome):
         ready.set()
-        typer.echo(banner(stack.layout))
         await stop.wait()
         typer.echo("stopping")
 
