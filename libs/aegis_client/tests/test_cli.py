@@ -144,6 +144,7 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
         [fl.WatchTrainingRunResponse(round=report), fl.WatchTrainingRunResponse(end=done)]
     ]
 
+    assert aegis("fl", "run", "digits", "--rounds", "0") == 2
     assert aegis("fl", "run", "digits", "--rounds", "3", "--config", "lr=0.1") == 0
 
     expected = "round 1/3  accuracy 0.9, loss 0.2  gate clean (120 of 150 gCO2e/kWh, replay)  3 nodes  -"

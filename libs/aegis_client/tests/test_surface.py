@@ -77,7 +77,7 @@ def test_a_tool_gets_json_raw_bytes_and_files(deployment: Deployment, tmp_path: 
         result = client.tools.run(
             "echo",
             {"count": 3, "nested": {"list": [1.5, None, True]}, "raw": b"\x00"},
-            files={"image": image},
+            files={"image": image, "mask": b"\x01"},
             parts=[Part(text="hello")],
         )
 
@@ -85,6 +85,7 @@ def test_a_tool_gets_json_raw_bytes_and_files(deployment: Deployment, tmp_path: 
         Part(json={"count": 3, "nested": {"list": [1.5, None, True]}}),
         Part(data=b"\x00", name="raw"),
         Part(data=b"\x89PNG", name="image", media_type="image/png", filename="cat.png"),
+        Part(data=b"\x01", name="mask"),
         Part(text="hello"),
     )
     assert result.value["image"] == b"\x89PNG"

@@ -171,6 +171,10 @@ async def test_a_run_in_flower_is_stopped_there(coordinate: Coordinate, tmp_path
     ("status", "message"),
     [
         (EngineStatus(EngineState.FAILED, "boom"), "the training app failed: boom"),
+        (
+            EngineStatus(EngineState.FAILED),
+            "the training app failed, or was cut off when SuperLink stopped; Flower gives no details",
+        ),
         (EngineStatus(EngineState.STOPPED), "stopped from outside the coordinator"),
         (EngineStatus(EngineState.COMPLETED), "the training app ended after 0 of 2 rounds"),
     ],

@@ -140,6 +140,13 @@ def test_nobody_gets_in_without_a_token_on_the_peoples_port(stack: Any) -> None:
     assert answer.json()["details"][0]["reason"] == "NO_CREDENTIALS"
 
 
+@pytest.mark.parametrize("value", ["Basic dXNlcjpzZWNyZXQ=", "bearer", ""])
+def test_an_authorization_that_is_no_bearer_token_counts_as_none(stack: Any, value: str) -> None:
+    answer = stack.people().get(ZONES, headers={"authorization": value})
+
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (401, "NO_CREDENTIALS")
+
+
 def test_a_token_on_the_machines_port_counts_instead_of_the_certificates_roles(stack: Any) -> None:
     more = stack.machines("viewer", stack.mesh.token(roles=["operator"])).post(DISPATCH, json={})
     less = stack.machines("sdk", stack.mesh.token(roles=["viewer"])).post(DISPATCH, json={})

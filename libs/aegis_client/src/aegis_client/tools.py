@@ -90,7 +90,7 @@ class Action:
     tool: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     parts: Sequence[Part] = ()
-    files: Mapping[str, Path | str] = field(default_factory=dict)
+    files: Mapping[str, Path | str | bytes] = field(default_factory=dict)
     timeout: float | None = None
 
 
@@ -118,7 +118,7 @@ def run_operation(
     arguments: Mapping[str, Any] | None = None,
     *,
     parts: Sequence[Part] = (),
-    files: Mapping[str, Path | str] | None = None,
+    files: Mapping[str, Path | str | bytes] | None = None,
     timeout: float | None = None,
 ) -> Operation[ToolResult]:
     """Run one tool. Not retried: a tool may have effects.
@@ -127,7 +127,7 @@ def run_operation(
         name: `image_ocr` or `tools/image_ocr`.
         arguments: JSON values by parameter; bytes are allowed at the top and travel raw.
         parts: Content that is sent as it is.
-        files: Path by parameter; the files are read and sent raw.
+        files: Path by parameter; the files are read and sent raw. Bytes are taken for the content itself.
         timeout: Longest time the tool may take, in seconds, above 0 and up to 600. None means its default.
 
     Raises:
@@ -164,6 +164,10 @@ def _batch(
     return Operation(BATCH_DISPATCH, request, _read_outcomes, timeout)
 
 
+def _file(name: str, given: Path | str | bytes) -> Part:
+    return Part(data=given, name=name) if isinstance(given, bytes) else Part.from_file(given, name=name)
+
+
 def _request(action: Action) -> pb.DispatchRequest:
     raw = {
         key: bytes(value) for key, value in action.arguments.items() if isinstance(value, bytes | bytearray)
@@ -171,7 +175,7 @@ def _request(action: Action) -> pb.DispatchRequest:
     plain = {key: value for key, value in action.arguments.items() if key not in raw}
     made = [Part(json=plain)] if plain else []
     made += [Part(data=value, name=key) for key, value in raw.items()]
-    made += [Part.from_file(path, name=key) for key, path in action.files.items()]
+    made += [_file(key, given) for key, given in action.files.items()]
     return pb.DispatchRequest(
         tool=resource("tools", action.tool),
         payload=[part_forms.to_proto(part) for part in [*made, *action.parts]],

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from aegis_common.settings import ServiceSettings
+from aegis_common.settings import Seconds, ServiceSettings
 from aegis_common.store.connect import StoreOptions
 
 
@@ -31,7 +31,7 @@ class AgentSettings(ServiceSettings):
     """Most inferences of one model at once."""
     model_queue_size: int = Field(default=64, ge=0)
     """Most calls of one model that wait."""
-    model_timeout: timedelta = Field(default=timedelta(seconds=30), gt=timedelta(0), le=timedelta(minutes=10))
+    model_timeout: Seconds = Field(default=timedelta(seconds=30), gt=timedelta(0), le=timedelta(minutes=10))
     """Deadline of a model call that brings none."""
     child_memory_bytes: int = Field(default=2 << 30, ge=64 << 20)
     """Address space that one inference process may add; the built-in tools have limits of their own."""

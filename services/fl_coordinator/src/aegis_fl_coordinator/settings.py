@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import AliasChoices, Field
 from pydantic_settings import SettingsConfigDict
 
-from aegis_common.settings import ServiceSettings, TlsSettings
+from aegis_common.settings import Seconds, ServiceSettings, TlsSettings
 
 _PREFIX: Final = "AEGIS_FL_COORDINATOR_"
 
@@ -60,7 +60,7 @@ class Settings(ServiceSettings):
         validation_alias=AliasChoices("min_clients", f"{_PREFIX}MIN_CLIENTS", "FLOWER_MIN_CLIENTS"),
     )
     """Nodes that a round needs when the run names none."""
-    look: timedelta = Field(default=timedelta(seconds=1), gt=timedelta(0))
+    look: Seconds = Field(default=timedelta(seconds=1), gt=timedelta(0))
     """How often a run's state is read from Flower."""
 
     @property

@@ -26,10 +26,10 @@ app.add_typer(nodes.app, name="nodes")
 def run(
     ctx: typer.Context,
     training_app: Annotated[str, typer.Argument(metavar="APP", help="Training app, for example digits.")],
-    rounds: Annotated[int, typer.Option(help="Rounds. Default: the coordinator's.", show_default=False)] = 0,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds. Default: the coordinator's.")] = None,
     min_nodes: Annotated[
-        int, typer.Option(help="Nodes that a round needs. Default: the coordinator's.", show_default=False)
-    ] = 0,
+        int | None, typer.Option(min=1, help="Nodes that a round needs. Default: the coordinator's.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Publish the result as this model.", show_default=False)] = "",
     zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
     max_intensity: Annotated[
@@ -50,8 +50,8 @@ def run(
     with state_of(ctx).client() as client:
         made = client.training.create(
             training_app,
-            rounds=rounds,
-            min_nodes=min_nodes,
+            rounds=rounds or 0,
+            min_nodes=min_nodes or 0,
             model=model,
             zone=zone,
             max_intensity=max_intensity,

@@ -31,6 +31,7 @@ from aegis_fl_coordinator.domain.training import token_digest
 _log: Final = logging.getLogger(__name__)
 _RUN_KEY: Final = "aegis-run"
 _LOOK: Final = timedelta(seconds=1)
+_CUT_OFF: Final = "the training app failed, or was cut off when SuperLink stopped; Flower gives no details"
 _SHOWS_TROUBLE: Final = frozenset(
     {State.PENDING, State.WAITING_FOR_NODES, State.PUBLISHING, State.CANCELLING}
 )
@@ -146,7 +147,7 @@ class Supervisor:
         elif status.state is EngineState.STOPPED:
             self._fail(run, "stopped from outside the coordinator")
         elif status.state is EngineState.FAILED:
-            self._fail(run, f"the training app failed: {status.details or 'Flower gives no details'}")
+            self._fail(run, f"the training app failed: {status.details}" if status.details else _CUT_OFF)
         elif len(run.rounds) < run.spec.rounds:
             self._fail(run, f"the training app ended after {len(run.rounds)} of {run.spec.rounds} rounds")
         elif run.spec.model:
