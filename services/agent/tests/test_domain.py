@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aegis_agent.domain.admission import Admission
+from aegis_agent.domain.call import Arguments, Call, Caller
 from aegis_agent.domain.dispatch import Action, Dispatcher
 from aegis_agent.domain.errors import (
     InvalidTool,
@@ -22,7 +23,7 @@ from aegis_agent.domain.errors import (
 from aegis_agent.domain.offload import count
 from aegis_agent.domain.parts import Part, arguments_of
 from aegis_agent.domain.registry import Registry
-from aegis_agent.domain.tool import Arguments, Tool, ToolSpec
+from aegis_agent.domain.tool import Tool, ToolSpec
 
 TEXT = {"type": "string"}
 BYTES = {"type": "string", "contentEncoding": "base64"}
@@ -35,6 +36,9 @@ def spec(name: str = "tool", *, properties: Mapping[str, Any] | None = None, **c
     return ToolSpec(name=name, **fields)
 
 
+A = Caller(tenant="a")
+
+
 class Gate:
     """A runner whose calls end when the test says so."""
 
@@ -43,10 +47,10 @@ class Gate:
         self.closed = False
         self.open = asyncio.Event()
 
-    async def run(self, arguments: Arguments) -> Any:
+    async def run(self, call: Call) -> Any:
         self.started += 1
         await self.open.wait()
-        return arguments
+        return call.arguments
 
     async def close(self) -> None:
         self.closed = True
@@ -122,7 +126,7 @@ async def test_a_call_whose_time_is_over_is_not_started() -> None:
     registry.add(tool)
 
     with pytest.raises(ToolTimeout) as caught:
-        await Dispatcher(registry).dispatch(Action("tool", {}), tenant="a", time_left=timedelta(0))
+        await Dispatcher(registry).dispatch(Action("tool", {}), caller=A, time_left=timedelta(0))
 
     assert (caught.value.metadata["phase"], gate.started) == ("queue", 0)
 
@@ -134,7 +138,7 @@ async def test_the_time_of_a_call_is_the_shortest_of_all() -> None:
 
     async def told(own: timedelta | None, left: timedelta | None) -> str:
         with pytest.raises(ToolTimeout) as caught:
-            await Dispatcher(registry).dispatch(Action("tool", {}, own), tenant="a", time_left=left)
+            await Dispatcher(registry).dispatch(Action("tool", {}, own), caller=A, time_left=left)
         return caught.value.metadata["timeout_s"]
 
     short, long = timedelta(milliseconds=10), timedelta(minutes=5)
@@ -146,7 +150,7 @@ async def test_calls_on_a_replaced_tool_finish_before_it_closes() -> None:
     new, new_gate = gated(model="tool")
     registry = Registry()
     assert registry.swap(old, tenant="a") is None
-    call = asyncio.create_task(Dispatcher(registry).dispatch(Action("tool", {"x": 1}), tenant="a"))
+    call = asyncio.create_task(Dispatcher(registry).dispatch(Action("tool", {"x": 1}), caller=A))
     await settle()
 
     before = registry.swap(new, tenant="a")

@@ -15,6 +15,7 @@ import pytest
 from aegis_agent import AgentManager
 from aegis_agent.adapters.model_library import StoredModels
 from aegis_agent.adapters.onnx_loader import ModelOptions, OnnxLoader
+from aegis_agent.domain.call import Caller
 from aegis_agent.domain.dispatch import Action, Result
 from aegis_agent.domain.errors import (
     InvalidToolInput,
@@ -96,7 +97,7 @@ async def publish(
 
 
 async def ask(manager: AgentManager, rows: list[list[float]], *, tenant: str = "default") -> Result:
-    return await manager.dispatcher.dispatch(Action("colours", {"input": rows}), tenant=tenant)
+    return await manager.dispatcher.dispatch(Action("colours", {"input": rows}), caller=Caller(tenant=tenant))
 
 
 async def test_a_published_model_is_served_as_a_tool(

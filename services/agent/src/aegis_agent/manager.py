@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from aegis_agent.adapters.functions import ToolOptions, function_tool, options_of
 from aegis_agent.adapters.workers.fork_server import ForkServer
 from aegis_agent.adapters.workers.pool import WorkerPool
+from aegis_agent.domain.call import Caller
 from aegis_agent.domain.dispatch import DEFAULT_BATCH_CONCURRENCY, Action, Dispatcher
 from aegis_agent.domain.parts import Payload
 from aegis_agent.domain.registry import Registry
@@ -103,7 +104,7 @@ class AgentManager:
                 `ToolCrashed`, `ToolOutputTooLarge` or `InvalidToolOutput`.
         """
         action = Action(name, payload, _duration(timeout))
-        return (await self.dispatcher.dispatch(action, tenant=tenant)).value
+        return (await self.dispatcher.dispatch(action, caller=Caller(tenant=tenant))).value
 
     async def dispatch_multimodal(
         self,
@@ -128,7 +129,7 @@ class AgentManager:
             raise InvalidArgument("concurrency is below 1", concurrency=str(concurrency))
         outcomes = await self.dispatcher.batch(
             [_action(index, item) for index, item in enumerate(actions)],
-            tenant=tenant,
+            caller=Caller(tenant=tenant),
             concurrency=concurrency,
             time_left=_duration(timeout),
         )

@@ -12,6 +12,7 @@ import grpc.aio
 from aegis.agent.v1 import agent_service_pb2 as pb
 from aegis.agent.v1 import agent_service_pb2_grpc as pb_grpc
 from aegis_agent.adapters import parts
+from aegis_agent.domain.call import Caller
 from aegis_agent.domain.dispatch import DEFAULT_BATCH_CONCURRENCY, Action, Dispatcher, Result
 from aegis_agent.domain.errors import ToolOutputTooLarge
 from aegis_agent.domain.offload import offloaded
@@ -61,7 +62,7 @@ class AgentServicer(pb_grpc.AgentServiceServicer):
 
     async def Dispatch(self, request: pb.DispatchRequest, context: Context) -> pb.DispatchResponse:
         action = await _action(request)
-        result = await self._dispatcher.dispatch(action, tenant=_tenant(), time_left=_time_left())
+        result = await self._dispatcher.dispatch(action, caller=_caller(), time_left=_time_left())
         response = await _response(result)
         self._check_size(result.tool.spec.name, response.ByteSize())
         return response
@@ -72,7 +73,7 @@ class AgentServicer(pb_grpc.AgentServiceServicer):
         _check_inline_bytes(request)
         outcomes = await self._dispatcher.batch(
             [await _action(item) for item in request.requests],
-            tenant=_tenant(),
+            caller=_caller(),
             concurrency=request.concurrency or DEFAULT_BATCH_CONCURRENCY,
             time_left=_time_left(),
         )
@@ -96,6 +97,11 @@ class AgentServicer(pb_grpc.AgentServiceServicer):
     def _check_size(self, tool: str, size: int) -> None:
         if size > self._max_response_bytes:
             raise ToolOutputTooLarge.of(tool, size_bytes=size, max_bytes=self._max_response_bytes)
+
+
+def _caller() -> Caller:
+    principal = current_call().principal
+    return Caller(tenant=principal.tenant, subject=principal.subject, roles=principal.roles)
 
 
 def _tenant() -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aegis_agent.adapters.schemas import BadInput, BadOutput, FunctionSchema, ToolInputError
 from aegis_agent.adapters.workers import frames
+from aegis_agent.domain.call import Call
 from aegis_agent.domain.errors import (
     InvalidToolInput,
     InvalidToolOutput,
@@ -16,7 +17,6 @@ from aegis_agent.domain.errors import (
     ToolOutputTooLarge,
     Violation,
 )
-from aegis_agent.domain.tool import Arguments
 from aegis_common.errors import AegisError
 
 _MESSAGE_LENGTH: Final = 500
@@ -41,9 +41,9 @@ class InlineRunner:
         self._schema = schema
         self._output_bytes = output_bytes
 
-    async def run(self, arguments: Arguments) -> Any:
+    async def run(self, call: Call) -> Any:
         try:
-            value = self._schema.dump(await self._function(**self._schema.bind(arguments)))
+            value = self._schema.dump(await self._function(**self._schema.bind(call.arguments)))
             size = len(frames.encode(value))
         except (BadInput, ToolInputError) as error:
             raise InvalidToolInput.of(self._tool, error.violations) from error

@@ -10,9 +10,10 @@ from typing import Any, Final
 from aegis_agent.adapters.workers.fork_server import ForkServer
 from aegis_agent.adapters.workers.pool import WorkerPool
 from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
+from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidToolInput, ModelNotLoadable, ToolCrashed, ToolFailed, Violation
 from aegis_agent.domain.models import ModelVersion
-from aegis_agent.domain.tool import Arguments, RunsIn, Tool, ToolSpec
+from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 
 FORMAT: Final = "onnx"
 _PRELOAD: Final = ("numpy", "onnxruntime", "aegis_agent.adapters.onnx_runtime")

@@ -13,8 +13,9 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ArgsKwargs, PydanticSerializationError, core_schema, to_jsonable_python
 
+from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidTool, Violation
-from aegis_agent.domain.tool import Arguments, JsonSchema
+from aegis_agent.domain.tool import JsonSchema
 
 _KINDS: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
 

@@ -12,9 +12,10 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from aegis_agent.adapters.schemas import path_text
+from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidToolInput, InvalidToolOutput, Violation
 from aegis_agent.domain.parts import is_binary, resolved
-from aegis_agent.domain.tool import Arguments, ToolSpec
+from aegis_agent.domain.tool import ToolSpec
 
 _MAX_VIOLATIONS: Final = 10
 _MAX_SHOWN: Final = 80

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from aegis_agent.domain.call import Call, Caller
 from aegis_agent.domain.errors import AgentInternal, ToolTimeout
 from aegis_agent.domain.offload import offloaded
 from aegis_agent.domain.parts import Payload, arguments_of
 from aegis_agent.domain.registry import Registration, Registry
-from aegis_agent.domain.tool import Arguments, Tool
+from aegis_agent.domain.tool import Tool
 from aegis_common.errors import AegisError
 
 DEFAULT_BATCH_CONCURRENCY: Final = 8
@@ -58,26 +59,32 @@ class Dispatcher:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def dispatch(self, action: Action, *, tenant: str, time_left: timedelta | None = None) -> Result:
+    async def dispatch(self, action: Action, *, caller: Caller, time_left: timedelta | None = None) -> Result:
         """Run one call. When this is cancelled, the tool's work stops.
 
         Args:
             action: The call.
-            tenant: For whom.
+            caller: For whom.
             time_left: Time until the caller's own deadline; it shortens the action's.
 
         Raises:
-            UnknownTool: The tenant has no such tool.
+            UnknownTool: The caller has no such tool.
             InvalidToolInput: The payload does not fit the tool.
             ToolTimeout: Time is over; the work has stopped.
             ToolQueueFull: The tool's queue is full.
             ToolFailed, ToolCrashed, ToolOutputTooLarge, InvalidToolOutput: As the tool's runner says.
         """
-        registration = self._registry.find(action.tool, tenant=tenant)
+        registration = self._registry.find(action.tool, tenant=caller.tenant)
         with registration.in_use():
             tool = registration.tool
             arguments = await offloaded(tool.checks.input, arguments_of(action.payload, tool.spec))
-            result = await self._run(registration, arguments, _limit(action, tool, time_left))
+            limit = _limit(action, tool, time_left)
+            call = Call(
+                arguments=arguments,
+                caller=caller,
+                deadline=asyncio.get_running_loop().time() + limit.total_seconds(),
+            )
+            result = await self._run(registration, call, limit)
             await offloaded(tool.checks.output, result.value)
             return result
 
@@ -85,7 +92,7 @@ class Dispatcher:
         self,
         actions: Sequence[Action],
         *,
-        tenant: str,
+        caller: Caller,
         concurrency: int = DEFAULT_BATCH_CONCURRENCY,
         time_left: timedelta | None = None,
     ) -> list[Result | AegisError]:
@@ -93,7 +100,7 @@ class Dispatcher:
 
         Args:
             actions: The calls.
-            tenant: For whom.
+            caller: For whom.
             concurrency: Most of them that run at once; 1 and up. Each tool's own limits hold as well.
             time_left: Time until the caller's own deadline.
         """
@@ -109,7 +116,7 @@ class Dispatcher:
                 return ToolTimeout.of(action.tool, time_left or timedelta(0), running=False)
             try:
                 left = None if end is None else timedelta(seconds=end - loop.time())
-                return await self.dispatch(action, tenant=tenant, time_left=left)
+                return await self.dispatch(action, caller=caller, time_left=left)
             except AegisError as error:
                 return error
             except Exception:  # one action's fault must not take the others' results away
@@ -122,7 +129,7 @@ class Dispatcher:
             tasks = [group.create_task(one(action)) for action in actions]
         return [task.result() for task in tasks]
 
-    async def _run(self, registration: Registration, arguments: Arguments, limit: timedelta) -> Result:
+    async def _run(self, registration: Registration, call: Call, limit: timedelta) -> Result:
         loop = asyncio.get_running_loop()
         name = registration.tool.spec.name
         begin = loop.time()
@@ -130,9 +137,9 @@ class Dispatcher:
         if not limit:
             raise ToolTimeout.of(name, limit, running=False)
         try:
-            async with asyncio.timeout(limit.total_seconds()), registration.admission.slot():
+            async with asyncio.timeout_at(call.deadline), registration.admission.slot():
                 started = loop.time()
-                value = await registration.tool.runner.run(arguments)
+                value = await registration.tool.runner.run(call)
                 ended = loop.time()
         except TimeoutError:
             raise ToolTimeout.of(name, limit, running=started is not None) from None

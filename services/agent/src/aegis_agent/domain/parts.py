@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidToolInput, Violation
-from aegis_agent.domain.tool import Arguments, ToolSpec
+from aegis_agent.domain.tool import ToolSpec
 
 MAX_INLINE_BYTES: Final = 8 << 20
 """Most raw bytes in all parts of one call together."""

@@ -9,11 +9,10 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, Protocol
 
+from aegis_agent.domain.call import Arguments, Call
 from aegis_agent.domain.errors import InvalidTool
 
 JsonSchema = Mapping[str, Any]
-Arguments = dict[str, Any]
-"""Parameter name to value: JSON values, and `bytes` for parameters that take raw bytes."""
 
 MAX_TIMEOUT: Final = timedelta(minutes=10)
 NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
@@ -84,10 +83,11 @@ class ToolSpec:
 class Runner(Protocol):
     """Runs the calls of one tool."""
 
-    async def run(self, arguments: Arguments) -> Any:
+    async def run(self, call: Call) -> Any:
         """Run one call and return its result: JSON values and bytes.
 
-        When it is cancelled, the work stops before it returns.
+        What the tool tells meanwhile goes to the call's sink; a streaming tool gives its items there, as
+        `Chunk`, and returns None. When it is cancelled, the work stops before it returns.
 
         Raises:
             ToolFailed: The tool reported an error.

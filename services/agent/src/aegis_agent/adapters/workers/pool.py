@@ -10,6 +10,7 @@ from aegis_agent.adapters.workers import frames
 from aegis_agent.adapters.workers.fork_server import ForkServer
 from aegis_agent.adapters.workers.setup import WorkerSetup
 from aegis_agent.adapters.workers.worker import ChildEnded, ReplyTooLarge, Worker
+from aegis_agent.domain.call import Call
 from aegis_agent.domain.errors import (
     InvalidToolInput,
     InvalidToolOutput,
@@ -18,7 +19,6 @@ from aegis_agent.domain.errors import (
     ToolOutputTooLarge,
     Violation,
 )
-from aegis_agent.domain.tool import Arguments
 from aegis_common.errors import AegisError
 
 _SETUP_TIMEOUT_S: Final = 60.0
@@ -61,9 +61,9 @@ class WorkerPool:
         self._offer(worker)
         return worker.about
 
-    async def run(self, arguments: Arguments) -> Any:
+    async def run(self, call: Call) -> Any:
         try:
-            frame = frames.encode(arguments)
+            frame = frames.encode(call.arguments)
         except frames.FrameError as error:
             raise InvalidToolInput.of(self._tool, [Violation("", "json", str(error))]) from error
         worker = await self._take()
