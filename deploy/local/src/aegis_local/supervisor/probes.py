@@ -81,7 +81,7 @@ def https_ok(
         try:
             async with httpx.AsyncClient(verify=context, timeout=TIMEOUT_S, trust_env=False) as client:
                 answer = await client.get(url, extensions=extensions)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:
             raise NotReady(f"{type(error).__name__}: {error}") from error
         if answer.status_code != expect:
             raise NotReady(f"GET {url} answered {answer.status_code}: {answer.text[:200]}")

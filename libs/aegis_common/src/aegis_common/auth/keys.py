@@ -226,7 +226,7 @@ class KeySource:
                     content += chunk
                     if len(content) > MAX_DOCUMENT_BYTES:
                         raise _Failed(f"{url} is larger than {MAX_DOCUMENT_BYTES} bytes")
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _Failed(f"{url}: {str(error) or type(error).__name__}") from error
         return bytes(content)
 

@@ -77,7 +77,7 @@ class UkProvider:
             raise ProviderError("TIMEOUT", f"GET {path} took too long", retryable=True) from error
         except httpx.DecodingError as error:
             raise ProviderError("MALFORMED", f"GET {path}: body cannot be decoded") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, OSError) as error:  # a TLS alert that comes late is an ssl.SSLError
             raise ProviderError("UNREACHABLE", f"GET {path}: {error}", retryable=True) from error
         if response.status_code != httpx.codes.OK:
             raise _status_error(path, response, body, self._clock())
