@@ -83,11 +83,6 @@ class Training(fl_grpc.TrainingServiceServicer):
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return Mesh(tmp_path)
-
-
-@pytest.fixture
 def carbon() -> Carbon:
     return Carbon()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
 

@@ -131,11 +131,6 @@ def test_the_names_here_are_those_of_the_method_table() -> None:
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return Mesh(tmp_path)
-
-
-@pytest.fixture
 async def verifier(mesh: Mesh) -> AsyncIterator[TokenVerifier]:
     async with TokenVerifier(ISSUER, AUDIENCE, KeySource(str(mesh.jwks))) as verifier:
         yield verifier

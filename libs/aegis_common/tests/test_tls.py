@@ -31,11 +31,6 @@ from aegis_common.tls import (
 QUICK = timedelta(milliseconds=20)
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Mesh:
-    return Mesh(tmp_path)
-
-
 def files_of(mesh: Mesh, account: str) -> IdentityFiles:
     return IdentityFiles.of(mesh.tls(account))
 

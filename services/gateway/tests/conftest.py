@@ -234,6 +234,8 @@ def stack(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
             client(mesh, gateway, account, token)
         )
         stack.people = lambda token=None: exits.enter_context(client(mesh, gateway, None, token))
+        stack.machines_channel = lambda account="sdk": channel(mesh, gateway, account)
+        stack.people_channel = lambda: channel(mesh, gateway, None)
         stack.await_health = lambda code: await_health(stack, code)
         stack.await_health(200)
         yield stack
@@ -250,6 +252,15 @@ def client(mesh: Mesh, gateway: RunningGateway, account: str | None, token: str 
     return httpx.Client(
         verify=context, base_url=f"https://{address}", headers=headers, trust_env=False, timeout=30
     )
+
+
+def channel(mesh: Mesh, gateway: RunningGateway, account: str | None) -> grpc.Channel:
+    bundle = mesh.tls("gateway").bundle.read_bytes()
+    if account is None:
+        return grpc.secure_channel(gateway.settings.people_listen, grpc.ssl_channel_credentials(bundle))
+    own = mesh.tls(account)
+    credentials = grpc.ssl_channel_credentials(bundle, own.key.read_bytes(), own.cert.read_bytes())
+    return grpc.secure_channel(gateway.settings.machines_listen, credentials)
 
 
 def await_health(stack: Any, code: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import ssl
 import time
@@ -14,9 +13,6 @@ import httpx
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from aegis.agent.v1 import agent_service_pb2 as agent
-from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
-from aegis.agent.v1.part_pb2 import Part
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
 from aegis.fl.v1 import round_service_pb2 as rounds
@@ -24,19 +20,6 @@ from aegis.fl.v1 import round_service_pb2_grpc as rounds_grpc
 
 ZONES = "/v1/zones"
 DISPATCH = "/v1/tools/echo:dispatch"
-
-
-def channel(stack: Any, account: str = "sdk") -> grpc.Channel:
-    tls = stack.mesh.tls(account)
-    credentials = grpc.ssl_channel_credentials(
-        tls.bundle.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes()
-    )
-    return grpc.secure_channel(stack.gateway.settings.machines_listen, credentials)
-
-
-def people_channel(stack: Any) -> grpc.Channel:
-    credentials = grpc.ssl_channel_credentials(stack.mesh.tls("gateway").bundle.read_bytes())
-    return grpc.secure_channel(stack.gateway.settings.people_listen, credentials)
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
@@ -49,7 +32,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 def test_native_grpc_reaches_the_service_as_the_gateway_with_the_callers_certificate_named(
     stack: Any,
 ) -> None:
-    with channel(stack) as calls:
+    with stack.machines_channel() as calls:
         answer = carbon_grpc.CarbonServiceStub(calls).ListZones(carbon.ListZonesRequest(page_size=7))
 
     forwarded = stack.seen.metadata["ListZones"]["x-forwarded-client-cert"]
@@ -82,7 +65,7 @@ def test_grpc_web_gets_its_status_in_the_body(stack: Any) -> None:
 
 
 def test_reflection_answers_for_all_services_on_the_same_port(stack: Any) -> None:
-    with people_channel(stack) as calls:
+    with stack.people_channel() as calls:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         stub: Any = reflection_pb2_grpc.ServerReflectionStub(calls)
         answer = next(iter(stub.ServerReflectionInfo(iter([request]), metadata=bearer(stack.mesh.token()))))
@@ -170,7 +153,7 @@ def test_a_token_that_cannot_be_accepted_is_401(stack: Any, claims: dict[str, An
 
 
 def test_a_garbage_token_is_401_and_native_grpc_hears_it_in_plain_words(stack: Any) -> None:
-    with people_channel(stack) as calls, pytest.raises(grpc.RpcError) as refused:
+    with stack.people_channel() as calls, pytest.raises(grpc.RpcError) as refused:
         stub = carbon_grpc.CarbonServiceStub(calls)
         stub.ListZones(carbon.ListZonesRequest(), metadata=bearer("garbage"))
 
@@ -219,7 +202,7 @@ def test_what_only_the_mesh_may_say_is_removed(stack: Any) -> None:
 
 
 def test_mesh_internal_methods_are_not_there_even_for_an_admin(stack: Any) -> None:
-    with channel(stack, "admin") as calls, pytest.raises(grpc.RpcError) as refused:
+    with stack.machines_channel("admin") as calls, pytest.raises(grpc.RpcError) as refused:
         rounds_grpc.RoundServiceStub(calls).AwaitRound(rounds.AwaitRoundRequest())
 
     error: Any = refused.value
@@ -263,120 +246,6 @@ def test_a_node_reaches_the_fleet_api_with_large_bodies_and_nobody_else_does(sta
 @pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/runtime/pull", "/health"])
 def test_the_rest_of_superlink_is_not_there(stack: Any, path: str) -> None:
     assert stack.machines("fl-node-site-1").post(path).status_code in {403, 404}
-
-
-# Limits, deadlines, retries
-
-
-@pytest.mark.parametrize(
-    ("path", "size", "status"),
-    [
-        ("/v1/zones/GB:checkSchedule", 3 << 20, 413),
-        (DISPATCH, 3 << 20, 200),
-        (DISPATCH, 13 << 20, 413),
-        ("/v1/tools:batchDispatch", 13 << 20, 413),
-    ],
-)
-def test_bodies_have_a_limit_that_is_larger_where_bytes_travel(
-    stack: Any, path: str, size: int, status: int
-) -> None:
-    content = json.dumps({"payload": [{"inlineBytes": base64.b64encode(b"x" * (size * 3 // 4)).decode()}]})
-    answer = stack.people(stack.mesh.token()).post(path, content=content)
-
-    assert answer.status_code == status
-
-
-def test_no_content_type_gets_a_large_json_body_past_the_limit(stack: Any) -> None:
-    content = b'{"zone": "' + b"x" * (3 << 20) + b'"}'
-    door = stack.machines()
-    kinds = ("application/json", "application/grpc", "application/grpc-web+proto")
-    by_http = [
-        door.post("/v1/zones/GB:checkSchedule", content=content, headers={"content-type": k}) for k in kinds
-    ]
-    by_grpc = door.post(
-        "/aegis.carbon.v1.CarbonService/CheckSchedule",
-        content=content,
-        headers={"content-type": "application/json"},
-    )
-
-    assert by_http[0].status_code == 413
-    assert by_http[1].headers["grpc-status"] != "0"
-    assert by_http[2].status_code in {403, 413}
-    assert by_grpc.status_code in {404, 413}
-
-
-def test_two_tokens_are_one_too_many(stack: Any) -> None:
-    token = stack.mesh.token()
-    headers = [("authorization", f"Bearer {token}"), ("authorization", f"Bearer {token}x")]
-
-    assert stack.people().get(ZONES, headers=headers).status_code == 401
-
-
-def test_native_grpc_has_the_services_own_message_limit(stack: Any) -> None:
-    request = agent.DispatchRequest(tool="tools/echo", payload=[Part(inline_bytes=b"x" * (10 << 20))])
-    with channel(stack) as calls, pytest.raises(grpc.RpcError) as refused:
-        agent_grpc.AgentServiceStub(calls).Dispatch(request)
-
-    error: Any = refused.value
-    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def test_a_method_has_its_default_deadline_and_its_cap(stack: Any) -> None:
-    door = stack.machines()
-    door.post(DISPATCH, json={})
-    default = stack.seen.time_left["Dispatch"]
-    door.post(DISPATCH, json={}, headers={"grpc-timeout": "100S"})
-    asked = stack.seen.time_left["Dispatch"]
-    door.get("/v1/tools", headers={"grpc-timeout": "1H"})
-    capped = stack.seen.time_left["ListTools"]
-
-    assert 20 < default <= 30
-    assert 90 < asked <= 100
-    assert 50 < capped <= 60
-
-
-def test_a_deadline_that_passes_is_504(stack: Any) -> None:
-    answer = stack.machines().post("/v1/tools/slow:dispatch", json={}, headers={"grpc-timeout": "300m"})
-
-    assert (answer.status_code, answer.json()["code"]) == (504, 4)
-
-
-def test_only_methods_without_effects_are_retried(stack: Any) -> None:
-    before = dict(stack.seen.calls)
-    door = stack.machines()
-    read = door.post("/v1/zones/DOWN:checkSchedule", json={})
-    write = door.post("/v1/tools/down:dispatch", json={})
-
-    assert (read.status_code, write.status_code) == (503, 503)
-    assert stack.seen.calls["CheckSchedule"] - before.get("CheckSchedule", 0) == 3
-    assert stack.seen.calls["Dispatch"] - before.get("Dispatch", 0) == 1
-
-
-# What is refused, and how it says so
-
-
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [("/v1/zones?bogus=1", 400), ("/v1/zones?pageSize=many", 400), ("/v1/nowhere", 404), ("/elsewhere", 404)],
-)
-def test_what_does_not_exist_is_refused_as_a_status_in_json(stack: Any, path: str, status: int) -> None:
-    answer = stack.machines().get(path)
-
-    assert answer.status_code == status
-    assert set(answer.json()) == {"code", "message", "details"}
-
-
-def test_malformed_json_is_400(stack: Any) -> None:
-    answer = stack.machines().post(DISPATCH, content="{", headers={"content-type": "application/json"})
-
-    assert (answer.status_code, answer.json()["code"]) == (400, 3)
-
-
-def test_a_services_error_keeps_its_details_in_json(stack: Any) -> None:
-    answer = stack.machines().get("/v1/zones/XX/intensity")
-
-    assert answer.status_code == 404
-    assert answer.json()["details"][0]["reason"] == "UNKNOWN_ZONE"
 
 
 # Documents, browsers, operation
