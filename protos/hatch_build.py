@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,9 @@ ROOT = Path(__file__).parent
 # Envoy can only put an error detail into a JSON body if the descriptor set defines its type.
 DESCRIPTOR_EXTRAS = ["google/rpc/error_details.proto", "google/rpc/status.proto"]
 VALIDATE = "buf/validate/validate.proto"
+# Served, but not ours: described, without generated code, which would collide with that of other clients of
+# the same package. Who may call stands in foreign_access.json.
+FOREIGN = ["inference/grpc_service.proto"]
 
 
 def validate_descriptors() -> bytes:
@@ -63,7 +67,7 @@ def compile_protos(out: Path) -> None:
         for arguments in (
             [*languages, VALIDATE],
             [*languages, *services, *sources],
-            [*descriptors, *sources, *DESCRIPTOR_EXTRAS],
+            [*descriptors, *sources, *FOREIGN, *DESCRIPTOR_EXTRAS],
         ):
             if protoc.main(["protoc", *common, *arguments]) != 0:
                 raise SystemExit("protoc failed; see its messages above")
@@ -73,7 +77,7 @@ def compile_protos(out: Path) -> None:
 
 
 def check_access(descriptors: Path) -> None:
-    """Refuse a descriptor set in which a method of ours has no usable access rule.
+    """Refuse a descriptor set in which a method that we serve has no usable access rule.
 
     Raises:
         SystemExit: Names every method without one.
@@ -102,8 +106,34 @@ def check_access(descriptors: Path) -> None:
                     for account in rule.on_behalf_of
                     if account not in rule.service_accounts
                 ]
+    faults += foreign_faults(found.file, known_roles)
     if faults:
         raise SystemExit("access rules are incomplete:\n  " + "\n  ".join(faults))
+
+
+def foreign_faults(described: Iterable[Any], known_roles: set[str]) -> list[str]:
+    """Return what is wrong with foreign_access.json, given the files of the descriptor set."""
+    table = json.loads((ROOT / "foreign_access.json").read_text())
+    faults = [
+        f"{service}: unknown role {role!r} in foreign_access.json"
+        for service, access in table.items()
+        for entry in (access, *access.get("methods", {}).values())
+        for role in entry.get("roles", ())
+        if role not in known_roles
+    ]
+    for file in described:
+        for service in file.service if file.name in FOREIGN else ():
+            name = f"{file.package}.{service.name}"
+            stated = set(table.get(name, {}).get("methods", ()))
+            methods = {method.name for method in service.method}
+            faults += [
+                f"{name}.{method}: no entry in foreign_access.json" for method in sorted(methods - stated)
+            ]
+            faults += [
+                f"{name}.{method}: in foreign_access.json, but there is none"
+                for method in sorted(stated - methods)
+            ]
+    return faults
 
 
 class ProtoBuildHook(BuildHookInterface[Any]):
