@@ -23,7 +23,7 @@ from aegis_common.audit.log import AuditLog, AuditUnavailable
 from aegis_common.audit.record import AuditRecord
 from aegis_common.auth.principal import ANONYMOUS
 from aegis_common.rpc.access import method_table
-from aegis_common.rpc.chain import ChainInterceptor
+from aegis_common.rpc.chain import Chain, ChainInterceptor
 from aegis_common.rpc.channel import MeshChannel, mesh_channel
 from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.layers import AuditLayer, ErrorLayer
@@ -137,7 +137,7 @@ async def test_without_an_audit_log_a_call_is_refused_before_it_has_an_effect(
     await log.start()
     await log.close()
     carbon = Carbon()  # type: ignore[abstract]  # the rest answers UNIMPLEMENTED
-    chain = ChainInterceptor(method_table(), [AuditLayer(log), ErrorLayer()], lambda _: None)
+    chain = ChainInterceptor(Chain(method_table(), [AuditLayer(log), ErrorLayer()]), lambda _: None)
     server = grpc.aio.server(interceptors=[chain])
     pb_grpc.add_CarbonServiceServicer_to_server(carbon, server)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(IdentityFiles.of(mesh.tls("carbon"))))

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 from aegis_common.errors import AegisError, ErrorKind, InvalidArgument
 from aegis_common.rpc.access import MethodRule
 from aegis_common.rpc.call import current_call
-from aegis_common.rpc.chain import ChainInterceptor
+from aegis_common.rpc.chain import Chain, ChainInterceptor
 from aegis_common.rpc.channel import MeshChannel, mesh_channel
 from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.layers import DeadlineLayer, ErrorLayer, TelemetryLayer
@@ -130,7 +130,7 @@ async def world(tmp_path: Any, telemetry: Telemetry, spans: Spans) -> AsyncItera
     mesh, handlers = Mesh(tmp_path), Handlers()
     table = {f"/t.T/{kind}": MethodRule(f"/t.T/{kind}", public=True) for kind in KINDS}
     layers = (TelemetryLayer(telemetry, table), ErrorLayer(), DeadlineLayer())
-    server = grpc.aio.server(interceptors=[ChainInterceptor(table, layers, _refuse_bad)])
+    server = grpc.aio.server(interceptors=[ChainInterceptor(Chain(table, layers), _refuse_bad)])
     methods = {}
     for kind in KINDS:
         make: Callable[..., Any] = getattr(grpc, f"{kind}_rpc_method_handler")

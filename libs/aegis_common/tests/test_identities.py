@@ -123,7 +123,7 @@ def test_the_names_here_are_those_of_the_method_table() -> None:
     rules = method_table().values()
     accounts = set[str]().union(*(rule.service_accounts | rule.on_behalf_of for rule in rules))
 
-    assert set[str]().union(*(rule.roles for rule in rules)) == USER_ROLES
+    assert set[str]().union(*(rule.roles for rule in rules)) == USER_ROLES | {"worker"}
     assert accounts - set(CLIENTS) <= MESH_ACCOUNTS
 
 

@@ -215,3 +215,53 @@ def test_credentials_are_read_again_when_they_change(tmp_path: Path) -> None:
         "expires_at": now + timedelta(minutes=1),
     }
     assert (provider()["secret_access_key"], provider()["token"]) == ("new", "t")
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20, (11 << 20) + 3])
+async def test_a_file_is_written_whole(store: ObjectStore, tmp_path: Path, size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    with (tmp_path / "file").open("w+b") as file:
+        file.write(data[:size])
+        await store.put_file("default/file", file)
+
+    assert await store.get("default/file") == data[:size]
+
+
+async def test_an_object_is_read_piece_by_piece_from_any_place(store: ObjectStore) -> None:
+    data = bytes(range(256)) * (8 << 10)
+    await store.put("default/large", data)
+
+    async def read(**part: int) -> list[bytes]:
+        return [piece async for piece in store.stream("default/large", **part)]
+
+    assert b"".join(await read()) == data
+    assert max(len(piece) for piece in await read()) < len(data)
+    assert b"".join(await read(offset=len(data) - 5)) == data[-5:]
+    assert b"".join(await read(offset=300, limit=7)) == data[300:307]
+    with pytest.raises(ObjectNotFound):
+        [piece async for piece in store.stream("default/none")]
+
+
+async def test_entries_have_sizes_and_times_and_tenants_are_listed(store: ObjectStore) -> None:
+    begin = datetime.now(UTC) - timedelta(seconds=2)
+    await store.put("blue/b", b"1")
+    await store.put("blue/a/x", b"12345")
+    await store.put("default/c", b"")
+
+    found = await store.entries("blue/a")
+    assert [(item.key, item.size_bytes) for item in found] == [("blue/a/x", 5)]
+    assert begin <= found[0].modified_at <= datetime.now(UTC) + timedelta(seconds=2)
+    assert await store.tenants() == ["blue", "default"]
+
+
+async def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    store = ObjectStore.open(f"file://{tmp_path}")
+    await store.put("blue/a/kept", b"1")
+    half, empty = tmp_path / "blue" / "a" / "kept#1", tmp_path / "blue" / "none"
+    half.write_bytes(b"half")
+    empty.mkdir()
+    now = datetime.now(UTC)
+
+    assert await store.remove_staged("blue/a", before=now - timedelta(hours=1)) == 0
+    assert await store.remove_staged("blue/a", before=now + timedelta(hours=1)) == 1
+    assert (half.exists(), empty.exists(), (tmp_path / "blue" / "a" / "kept").exists()) == (False, True, True)

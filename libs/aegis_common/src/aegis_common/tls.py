@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from aegis_common.background import Every
 from aegis_common.errors import ConfigurationError
-from aegis_common.files import read_file
+from aegis_common.files import read_file, write_atomic
 from aegis_common.pki import server_dns, spiffe_id, spiffe_id_of
 from aegis_common.settings import TlsSettings
 
@@ -28,6 +30,7 @@ __all__ = [
     "Material",
     "ReloadStats",
     "channel_credentials",
+    "server_context",
     "server_credentials",
     "server_dns",
     "spiffe_id",
@@ -242,6 +245,31 @@ def server_credentials(
         fetch,  # type: ignore[arg-type]  # the stub forgets that None means "unchanged"
         require_client_authentication=True,
     )
+
+
+def server_context(material: Material, *, protocols: Sequence[str]) -> ssl.SSLContext:
+    """Return the TLS side of an asyncio server that requires a client certificate: TLS 1.2 and up.
+
+    It never changes: a server begins to listen with a new one when the files have changed. Sessions are not
+    resumed by ticket, as that would not look at the certificate again.
+
+    Args:
+        material: Certificate, key and trusted authorities.
+        protocols: What ALPN offers, for example `http/1.1`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.set_alpn_protocols(list(protocols))
+    context.load_verify_locations(cadata=material.bundle.decode())
+    # the standard library takes a pair from files only
+    with tempfile.TemporaryDirectory(prefix="aegis-tls-") as folder:
+        pair = Path(folder, "pair.pem")
+        write_atomic(pair, material.key + b"\n" + material.cert)
+        context.load_cert_chain(pair)
+    return context
 
 
 def channel_credentials(material: Material) -> grpc.ChannelCredentials:

@@ -19,6 +19,7 @@ from aegis_common.errors import AegisError, ConfigurationError, ErrorKind
 from aegis_common.signing import Signer
 
 _BATCH: Final = 256
+_GATHER_S: Final = 0.01
 _RETRY_S: Final = 1.0
 _RETRY_AFTER: Final = timedelta(seconds=5)
 _log: Final = logging.getLogger(__name__)
@@ -243,6 +244,10 @@ class AuditLog:
                 batch.append(await self._queue.get())
         except TimeoutError:
             return batch
+        if batch[0] is not None and not self._closing:
+            await asyncio.sleep(
+                _GATHER_S
+            )  # one write for many calls: a hop to the thread costs more than a write
         while len(batch) < _BATCH and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch

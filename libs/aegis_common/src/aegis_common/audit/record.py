@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aegis_common.auth.principal import Principal
@@ -20,6 +21,7 @@ class AuditRecord:
         trace_id: 32 hex digits, or empty.
         request_digest: SHA-256 of the request, 64 hex digits, or empty where it is not taken.
         peer: SPIFFE id of the direct peer where it differs from the principal's: the gateway.
+        notes: What a method adds, for example the name of the tool that was called.
     """
 
     method: str
@@ -29,9 +31,11 @@ class AuditRecord:
     trace_id: str = ""
     request_digest: str = ""
     peer: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form; without the token."""
+        notes = {"notes": {key: _text(value) for key, value in self.notes.items()}} if self.notes else {}
         return {
             "method": _text(self.method),
             "principal": {
@@ -46,6 +50,7 @@ class AuditRecord:
             "trace_id": self.trace_id,
             "request_digest": self.request_digest,
             "peer": _text(self.peer),
+            **notes,
         }
 
 

@@ -19,8 +19,10 @@ from aegis_common.files import read_file
 SCHEMA_VERSION: Final = 1
 USER_ROLES: Final = frozenset({"viewer", "operator", "trainer", "admin"})
 """Roles of people and of machines that act as people do."""
-ROLES: Final = USER_ROLES | {"node"}
-"""All roles of the identities file; `node` is a training site's."""
+WORKER_ROLE: Final = "worker"
+ROLES: Final = USER_ROLES | {"node", WORKER_ROLE}
+"""All roles of the identities file; `node` is a training site's, `worker` a tool worker's. No token gives
+them."""
 MESH_ACCOUNTS: Final = frozenset({"gateway", "agent", "carbon", "fl-coordinator", "fl-edge", "fl-serverapp"})
 """Service accounts of our own services: they call each other directly, never through the gateway."""
 

@@ -25,11 +25,17 @@ _Idempotency: Final = descriptor_pb2.MethodOptions
 
 @dataclass(frozen=True, slots=True)
 class HttpBinding:
-    """One HTTP mapping of a method, for example `get` `/v1/{name=tools/*}`; `body` as in google.api.http."""
+    """One HTTP mapping of a method, for example `get` `/v1/{name=tools/*}`.
+
+    Attributes:
+        body: As in google.api.http: the request field that the body fills, `*` for all of it, or empty.
+        response_body: The field of the response that is the answer's body, or empty for all of it.
+    """
 
     verb: str
     path: str
     body: str
+    response_body: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +103,9 @@ def method_table() -> Mapping[str, MethodRule]:
 
 
 def services_of_set() -> list[str]:
-    """Return the full names of our services, sorted."""
-    return sorted({rule.service for rule in _own_rules()})
+    """Return the full names of the services that the descriptor set describes, sorted."""
+    described = {rule.service for rule in _foreign_rules() if rule.service not in _FOREIGN_METHODS}
+    return sorted({rule.service for rule in _own_rules()} | described)
 
 
 def _own_rules() -> Iterator[MethodRule]:
@@ -147,7 +154,7 @@ def _bindings(rule: Any) -> Iterator[HttpBinding]:
     for binding in (rule, *rule.additional_bindings):
         verb = binding.WhichOneof("pattern")
         if verb in _VERBS:
-            yield HttpBinding(verb, getattr(binding, verb), binding.body)
+            yield HttpBinding(verb, getattr(binding, verb), binding.body, binding.response_body)
 
 
 def _seconds(duration: Any) -> float:
@@ -159,21 +166,38 @@ _FOREIGN_METHODS: Final[dict[str, dict[str, bool]]] = {
     "grpc.reflection.v1.ServerReflection": {"ServerReflectionInfo": True},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": True},
 }
+"""Methods of services that the descriptor set lacks, and whether they stream; all of them are safe."""
 
 
 def _foreign_rules() -> Iterator[MethodRule]:
     table = json.loads((files("aegis") / "foreign_access.json").read_text(encoding="utf-8"))
     for service, access in table.items():
-        for method, streams in _FOREIGN_METHODS[service].items():
-            yield MethodRule(
-                path=f"/{service}/{method}",
-                roles=frozenset(access.get("roles", ())),
-                service_accounts=frozenset(access.get("service_accounts", ())),
-                public=bool(access.get("public", False)),
-                safe=True,
-                idempotent=True,
-                client_streaming=streams and "Reflection" in service,
-                server_streaming=streams,
-                default_timeout_s=STREAM_TIMEOUT_S if streams else DEFAULT_TIMEOUT_S,
-                max_timeout_s=STREAM_TIMEOUT_S if streams else MAX_TIMEOUT_S,
-            )
+        if service in _FOREIGN_METHODS:
+            for method, streams in _FOREIGN_METHODS[service].items():
+                both = streams and "Reflection" in service
+                yield _foreign_rule(f"/{service}/{method}", {"safe": True, **access}, both, streams)
+            continue
+        for described in descriptor_pool_of_set().FindServiceByName(service).methods:
+            entry = access["methods"][described.name]
+            path = f"/{service}/{described.name}"
+            yield _foreign_rule(path, entry, described.client_streaming, described.server_streaming)
+
+
+def _foreign_rule(
+    path: str, access: Mapping[str, Any], client_streaming: bool, server_streaming: bool
+) -> MethodRule:
+    streams = client_streaming or server_streaming
+    default_s, max_s = (STREAM_TIMEOUT_S,) * 2 if streams else (DEFAULT_TIMEOUT_S, MAX_TIMEOUT_S)
+    safe = bool(access.get("safe", False))
+    return MethodRule(
+        path=path,
+        roles=frozenset(access.get("roles", ())),
+        service_accounts=frozenset(access.get("service_accounts", ())),
+        public=bool(access.get("public", False)),
+        safe=safe,
+        idempotent=safe or bool(access.get("idempotent", False)),
+        client_streaming=client_streaming,
+        server_streaming=server_streaming,
+        default_timeout_s=float(access.get("default_timeout_s", default_s)),
+        max_timeout_s=float(access.get("max_timeout_s", max_s)),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Never, Protocol, Self
 
 import grpc
 import grpc.aio
@@ -15,6 +15,18 @@ from aegis_common.rpc.access import MethodRule
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+class Transport(Protocol):
+    """What the chain needs of whatever carries a call; gRPC's `Context` is one, HTTP has another."""
+
+    def code(self) -> Any:
+        """Return the status code that the handler has set, or None."""
+        ...
+
+    async def abort_with_status(self, status: grpc.Status) -> Never:
+        """End the call with *status*, by raising."""
+        ...
 
 
 @dataclass(slots=True)
@@ -30,6 +42,7 @@ class Call:
         traceparent: W3C trace context of this server's span.
         code: Status code of the outcome; OK until something fails.
         reason: Reason of the outcome, for the audit log; empty when all is well.
+        notes: What the audit log should know beyond the method, for example `tool`; short, no user content.
     """
 
     rule: MethodRule
@@ -41,6 +54,23 @@ class Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
     reason: str = ""
     notes: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def begin(
+        cls, rule: MethodRule, *, metadata: Metadata, peer_spiffe_id: str, timeout_s: float | None
+    ) -> Self:
+        """Return a call that has just come in.
+
+        Args:
+            rule: The method's entry in the method table.
+            metadata: What the caller sent, lower-case keys.
+            peer_spiffe_id: SPIFFE id of the client certificate at this hop, or empty.
+            timeout_s: Seconds that the caller gives it, or None for the method's default; the method's cap
+                holds anyway.
+        """
+        wanted = rule.default_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + min(wanted, rule.max_timeout_s)
+        return cls(rule=rule, metadata=metadata, peer_spiffe_id=peer_spiffe_id, deadline=deadline)
 
     @property
     def trace_id(self) -> str:

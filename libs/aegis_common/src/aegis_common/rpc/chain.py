@@ -7,7 +7,6 @@ after it, whatever the outcome, behind. That keeps one piece of code for unary c
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias
@@ -16,7 +15,7 @@ import grpc
 import grpc.aio
 
 from aegis_common.rpc.access import MethodRule
-from aegis_common.rpc.call import Call, Context, enter_call
+from aegis_common.rpc.call import Call, Context, Transport, enter_call
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -24,7 +23,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Layer(Protocol):
     """One concern of the chain, for example identity."""
 
-    def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
+    def around(self, call: Call, context: Transport) -> AbstractAsyncContextManager[None]:
         """Wrap one call; an exception raised on the way in refuses it."""
 
 
@@ -32,62 +31,39 @@ RequestCheck = Callable[[Any], None]
 """Refuses a request message by raising; called for each message of a stream."""
 
 
-class ChainInterceptor(grpc.aio.ServerInterceptor):
-    """Put *layers*, outermost first, around every handler, and *check* in front of every request message.
+class Chain:
+    """The layers, outermost first, and how many calls are inside; all listeners of a service share one.
 
     A method that the table does not know gets a rule that admits nobody.
     """
 
-    def __init__(self, table: Mapping[str, MethodRule], layers: Sequence[Layer], check: RequestCheck) -> None:
+    def __init__(self, table: Mapping[str, MethodRule], layers: Sequence[Layer]) -> None:
         self._table = table
         self._layers = tuple(layers)
-        self._check = check
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def rule(self, path: str) -> MethodRule:
+        """Return the rule of the method *path*, `/package.Service/Method`."""
+        return self._table.get(path, MethodRule(path))
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+        """Serve *call* within the block: it is the current call, and every layer is around it.
+
+        Raises:
+            Exception: What *context* raises when a layer ends the call with a status.
+        """
+        async with self._counted(), AsyncExitStack() as stack:
+            enter_call(call)
+            for layer in self._layers:
+                await stack.enter_async_context(layer.around(call, context))
+            yield
+
     async def idle(self) -> None:
         """Return when no call is being served; a cancelled one is until it has cleaned up."""
         await self._idle.wait()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None  # unknown method: gRPC answers UNIMPLEMENTED
-        path = str(handler_call_details.method)
-        rule = self._table.get(path, MethodRule(path))
-        kind = _kind(handler)
-        wrapped = (self._stream if handler.response_streaming else self._unary)(rule, getattr(handler, kind))
-        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        result: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
-        return result
-
-    def _unary(self, rule: MethodRule, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def run(request: Any, context: Context) -> Any:
-            async with self._counted(), AsyncExitStack() as stack:
-                await self._enter(stack, rule, context)
-                return await inner(self._checked(request), context)
-
-        return run
-
-    def _stream(self, rule: MethodRule, inner: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
-        # A coroutine that writes, not a generator: a cancelled generator ends late, outside this frame.
-        async def run(request: Any, context: Context) -> None:
-            async with self._counted(), AsyncExitStack() as stack:
-                await self._enter(stack, rule, context)
-                outcome = inner(self._checked(request), context)
-                if not hasattr(outcome, "__aiter__"):
-                    await outcome  # a handler that calls context.write itself
-                    return
-                async with aclosing(outcome) as responses:
-                    async for response in responses:
-                        await context.write(response)
-
-        return run
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -100,11 +76,49 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
             if not self._running:
                 self._idle.set()
 
-    async def _enter(self, stack: AsyncExitStack, rule: MethodRule, context: Context) -> None:
-        call = _begin(rule, context)
-        enter_call(call)
-        for layer in self._layers:
-            await stack.enter_async_context(layer.around(call, context))
+
+class ChainInterceptor(grpc.aio.ServerInterceptor):
+    """Put *chain* around every gRPC handler, and *check* in front of every request message."""
+
+    def __init__(self, chain: Chain, check: RequestCheck) -> None:
+        self._chain = chain
+        self._check = check
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return None  # unknown method: gRPC answers UNIMPLEMENTED
+        rule = self._chain.rule(str(handler_call_details.method))
+        kind = _kind(handler)
+        wrapped = (self._stream if handler.response_streaming else self._unary)(rule, getattr(handler, kind))
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        result: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return result
+
+    def _unary(self, rule: MethodRule, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def run(request: Any, context: Context) -> Any:
+            async with self._chain.around(_begin(rule, context), context):
+                return await inner(self._checked(request), context)
+
+        return run
+
+    def _stream(self, rule: MethodRule, inner: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+        # A coroutine that writes, not a generator: a cancelled generator ends late, outside this frame.
+        async def run(request: Any, context: Context) -> None:
+            async with self._chain.around(_begin(rule, context), context):
+                outcome = inner(self._checked(request), context)
+                if not hasattr(outcome, "__aiter__"):
+                    await outcome  # a handler that calls context.write itself
+                    return
+                async with aclosing(outcome) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+        return run
 
     def _checked(self, request: Any) -> Any:
         if not hasattr(request, "__aiter__"):
@@ -129,11 +143,9 @@ _SPIFFE_KEY: Final = "peer_spiffe_id"
 def _begin(rule: MethodRule, context: Context) -> Call:
     peers: Any = context.auth_context()
     identities = [*peers.get(_SPIFFE_KEY, ()), b""]
-    remaining: float | None = context.time_remaining()
-    wanted = rule.default_timeout_s if remaining is None else remaining
-    return Call(
-        rule=rule,
+    return Call.begin(
+        rule,
         metadata=tuple(context.invocation_metadata() or ()),
         peer_spiffe_id=identities[0].decode("utf-8", "replace"),
-        deadline=time.monotonic() + min(wanted, rule.max_timeout_s),
+        timeout_s=context.time_remaining(),
     )

@@ -18,7 +18,7 @@ from aegis_common.audit.record import AuditRecord
 from aegis_common.auth.authorize import authorize
 from aegis_common.auth.identify import Identifier
 from aegis_common.errors import AegisError, DeadlineExceeded
-from aegis_common.rpc.call import Call, Context
+from aegis_common.rpc.call import Call, Transport
 from aegis_common.rpc.errors import CODES, GRPC_CODES, InternalError, remote_error, to_status
 from aegis_common.rpc.outgoing import TRACEPARENT
 from aegis_common.telemetry import Telemetry
@@ -34,7 +34,7 @@ class TelemetryLayer:
         self._known = known
 
     @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
         parent = call.values(TRACEPARENT)
         span = self._telemetry.start_server_span(
             call.rule.path, traceparent=parent[0] if parent else None, known=call.rule.path in self._known
@@ -57,7 +57,7 @@ class AuditLayer:
         self._audit = audit
 
     @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
         if not call.rule.public:
             try:
                 self._audit.check()
@@ -73,7 +73,7 @@ class AuditLayer:
                 await self._append(call, context)
                 _log.info("call", extra=_log_fields(call))
 
-    async def _append(self, call: Call, context: Context) -> None:
+    async def _append(self, call: Call, context: Transport) -> None:
         try:
             await asyncio.shield(self._audit.append(_record(call)))
         except AuditUnavailable as error:
@@ -96,6 +96,7 @@ def _record(call: Call) -> AuditRecord:
         reason=call.reason,
         trace_id=call.trace_id,
         peer="" if peer == call.principal.spiffe_id else peer,
+        notes=dict(call.notes),
     )
 
 
@@ -106,6 +107,7 @@ def _log_fields(call: Call) -> dict[str, str]:
         "reason": call.reason,
         "subject": call.principal.subject,
         "tenant": call.principal.tenant,
+        **call.notes,
     }
 
 
@@ -113,7 +115,7 @@ class ErrorLayer:
     """Turn an AegisError into its status, and anything unforeseen into an opaque INTERNAL."""
 
     @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
         try:
             yield
             call.code = _code_of(context)  # a handler may set it and return
@@ -132,7 +134,7 @@ class ErrorLayer:
             await _abort(call, context, InternalError("internal error; the service's log has the details"))
 
 
-def _code_of(context: Context) -> grpc.StatusCode:
+def _code_of(context: Transport) -> grpc.StatusCode:
     """Return the code that was set on the call; none means OK."""
     value: Any = context.code()
     if value is None:
@@ -140,7 +142,7 @@ def _code_of(context: Context) -> grpc.StatusCode:
     return GRPC_CODES.get(value, grpc.StatusCode.UNKNOWN) if isinstance(value, int) else value
 
 
-async def _abort(call: Call, context: Context, error: AegisError) -> NoReturn:
+async def _abort(call: Call, context: Transport, error: AegisError) -> NoReturn:
     call.code = GRPC_CODES[CODES[error.kind]]
     call.reason = error.reason
     await context.abort_with_status(rpc_status.to_status(to_status(error)))
@@ -151,7 +153,7 @@ class DeadlineLayer:
     """Stop the work when its time is over, whether the caller or the method's cap set it."""
 
     @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
         scope = asyncio.timeout(call.time_remaining())
         try:
             async with scope:
@@ -169,7 +171,7 @@ class IdentityLayer:
         self._identifier = identifier
 
     @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
         call.principal = await self._identifier.identify(
             call.peer_spiffe_id, call.metadata, on_behalf_of=call.rule.on_behalf_of
         )
@@ -180,6 +182,6 @@ class AuthorizationLayer:
     """Let in whom the method's rule admits; nobody else."""
 
     @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
         authorize(call.rule, call.principal, peer_spiffe_id=call.peer_spiffe_id)
         yield

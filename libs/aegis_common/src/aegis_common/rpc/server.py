@@ -11,7 +11,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import timedelta
+from typing import Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -21,7 +22,7 @@ from aegis_common.auth.identify import Identifier
 from aegis_common.errors import ConfigurationError
 from aegis_common.logs import setup_logging
 from aegis_common.rpc.access import method_table
-from aegis_common.rpc.chain import ChainInterceptor
+from aegis_common.rpc.chain import Chain, ChainInterceptor
 from aegis_common.rpc.gauges import observe_audit, observe_certificates, observe_identifier
 from aegis_common.rpc.health import Health
 from aegis_common.rpc.layers import (
@@ -45,6 +46,23 @@ _log: Final = logging.getLogger(__name__)
 
 Registration = tuple[Callable[[Any, grpc.aio.Server], None], Any]
 """A generated `add_XServicer_to_server` and the servicer."""
+
+
+class Door(Protocol):
+    """A further listener of a service, for another protocol, behind the same chain."""
+
+    async def open(self, chain: Chain, *, files: IdentityFiles, health: Health) -> None:
+        """Begin to serve.
+
+        Raises:
+            ConfigurationError: The address cannot be bound, or a file cannot be used.
+        """
+        ...
+
+    async def close(self, within: timedelta) -> None:
+        """Take no new calls, let those that run go on for *within*, cancel the rest; may be called twice."""
+        ...
+
 
 CONNECTION_AGE_GRACE_MS: Final = 600_000
 _FLOW_CONTROL_BYTES: Final = 1 << 20
@@ -81,6 +99,7 @@ async def serving(
     telemetry: Telemetry | None = None,
     reflect_everything: bool = False,
     ready: bool = True,
+    doors: Sequence[Door] = (),
 ) -> AsyncIterator[Running]:
     """Serve *add* over mutual TLS with the whole interceptor chain, and drain on the way out.
 
@@ -92,6 +111,7 @@ async def serving(
         reflect_everything: Answer reflection for every public service of AEGIS, not just for *add*: the
             gateway can send reflection to one service only.
         ready: Report SERVING at once; else the service calls `set_ready` when it is.
+        doors: Further listeners of the service.
 
     Raises:
         ConfigurationError: A file or address of the settings cannot be used.
@@ -118,6 +138,9 @@ async def serving(
         ops_port = stack.enter_context(
             ops_server(settings.ops_listen, metrics=telemetry.metrics_text, ready=lambda: health.ready)
         )
+        for door in doors:
+            stack.push_async_callback(door.close, timedelta(0))
+            await door.open(chain, files=files, health=health)
         await server.start()
         await health.set_ready(ready)
         _log.info("serving", extra={"port": port, "ops_port": ops_port, "services": services})
@@ -125,12 +148,13 @@ async def serving(
             yield Running(port, ops_port, telemetry, health)
         finally:
             await health.drain(settings.drain)
-            await server.stop(settings.drain.total_seconds())
+            leaving = [door.close(settings.drain) for door in doors]
+            await asyncio.gather(server.stop(settings.drain.total_seconds()), *leaving)
             await _settled(chain)
             _log.info("stopped")
 
 
-def _chain(audit: AuditLog, identifier: Identifier, telemetry: Telemetry) -> ChainInterceptor:
+def _chain(audit: AuditLog, identifier: Identifier, telemetry: Telemetry) -> Chain:
     table = method_table()
     layers = (
         TelemetryLayer(telemetry, table),
@@ -140,10 +164,10 @@ def _chain(audit: AuditLog, identifier: Identifier, telemetry: Telemetry) -> Cha
         IdentityLayer(identifier),
         AuthorizationLayer(),
     )
-    return ChainInterceptor(table, layers, request_validator())
+    return Chain(table, layers)
 
 
-async def _settled(chain: ChainInterceptor) -> None:
+async def _settled(chain: Chain) -> None:
     """Let cancelled calls clean up and be audited: gRPC forgets them at once."""
     try:
         async with asyncio.timeout(_CLEAN_UP_S):
@@ -152,7 +176,7 @@ async def _settled(chain: ChainInterceptor) -> None:
         _log.warning("calls are still running although they were cancelled; they are left behind")
 
 
-def _build(settings: ServiceSettings, chain: ChainInterceptor) -> grpc.aio.Server:
+def _build(settings: ServiceSettings, chain: Chain) -> grpc.aio.Server:
     options = [
         # Two processes on one port would share its calls unseen.
         ("grpc.so_reuseport", 0),
@@ -162,7 +186,8 @@ def _build(settings: ServiceSettings, chain: ChainInterceptor) -> grpc.aio.Serve
         ("grpc.http2.lookahead_bytes", _FLOW_CONTROL_BYTES),
         *METADATA_OPTIONS,
     ]
-    return grpc.aio.server(interceptors=[chain], options=options)
+    interceptor = ChainInterceptor(chain, request_validator())
+    return grpc.aio.server(interceptors=[interceptor], options=options)
 
 
 def _audit_log(settings: ServiceSettings, name: str) -> AuditLog:
@@ -185,7 +210,9 @@ def _register(server: grpc.aio.Server, add: Sequence[Registration]) -> list[str]
 
 
 def _service_name(servicer: Any) -> str:
-    """Return the full proto name of the service that a generated servicer class implements."""
+    """Return the full proto name of the service that a servicer states or, generated, implements."""
+    if isinstance(stated := getattr(servicer, "service_name", None), str):
+        return stated
     for kind in type(servicer).__mro__:
         if kind.__name__.endswith("Servicer") and kind.__module__.endswith("_pb2_grpc"):
             descriptor: Any = sys.modules[kind.__module__.removesuffix("_grpc")]

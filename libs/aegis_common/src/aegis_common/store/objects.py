@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Final
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Final
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -14,12 +17,25 @@ from obstore.store import LocalStore, S3Store
 
 from aegis_common.store.connect import StoreOptions, connect
 from aegis_common.store.errors import InvalidObjectKey, ObjectNotFound, ObjectTooLarge, StoreUnavailable
+from aegis_common.store.staged import remove_staged
 
 DEFAULT_MAX_BYTES: Final = 64 << 20
 MAX_KEY_LENGTH: Final = 512
 _TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RETRY_AFTER: Final = timedelta(seconds=1)
+_PART_BYTES: Final = 5 << 20  # the least that S3 takes
+_PARTS_AT_ONCE: Final = 2
+_PIECE_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as a listing shows it; `modified_at` is when it was written, by the store's clock."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
 
 
 def object_key(tenant: str, *segments: str) -> str:
@@ -87,6 +103,46 @@ class ObjectStore:
         with self._errors(_checked(key)):
             await obstore.put_async(self._store, key, data)
 
+    async def put_file(self, key: str, file: IO[bytes]) -> None:
+        """Write all of *file*, in place of what *key* held; only some MiB of it are in memory at once.
+
+        The object is there, whole, when this returns. A process that ends before leaves no object, though
+        perhaps parts of one: in a folder `remove_staged` finds them, in a bucket a lifecycle rule
+        (AbortIncompleteMultipartUpload) does.
+
+        Raises:
+            InvalidObjectKey: *key* is no key.
+            StoreUnavailable: The store does not answer.
+        """
+        await asyncio.to_thread(file.seek, 0)
+        with self._errors(_checked(key)):
+            await obstore.put_async(
+                self._store, key, file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+            )
+
+    async def stream(self, key: str, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
+        """Return the bytes of *key* from *offset* on, piece by piece; *limit* of them, or all.
+
+        Args:
+            key: The object.
+            offset: 0 up to less than its size; at its end nothing is left to be asked for.
+            limit: 1 and up.
+
+        Raises:
+            ObjectNotFound: There is none.
+            InvalidObjectKey: *key* is no key.
+            StoreUnavailable: The store does not answer, or *offset* is beyond the end.
+        """
+        with self._errors(_checked(key), missing=True):
+            if limit is not None:
+                found = await obstore.get_async(self._store, key, options={"range": (offset, offset + limit)})
+            elif offset:
+                found = await obstore.get_async(self._store, key, options={"range": {"offset": offset}})
+            else:
+                found = await obstore.get_async(self._store, key)
+            async for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+                yield bytes(piece)
+
     async def get(self, key: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         """Return the bytes of *key*.
 
@@ -117,6 +173,32 @@ class ObjectStore:
             found = await obstore.list_with_delimiter_async(self._store, prefix=prefix)
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
 
+    async def entries(self, prefix: str) -> list[StoredObject]:
+        """Return every object below the folder *prefix*, in ascending order of keys.
+
+        Raises:
+            InvalidObjectKey: *prefix* is no key.
+            StoreUnavailable: The store does not answer.
+        """
+        with self._errors(_checked(prefix)):
+            found = [
+                StoredObject(meta["path"], meta["size"], meta["last_modified"])
+                async for batch in obstore.list(self._store, prefix=prefix)
+                for meta in batch
+            ]
+        return sorted(found, key=lambda item: item.key)
+
+    async def tenants(self) -> list[str]:
+        """Return the tenants that have anything here, in ascending order.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        with self._errors("(all tenants)"):
+            found = await obstore.list_with_delimiter_async(self._store)
+        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
+        return sorted(name for name in names if _TENANT.fullmatch(name))
+
     async def delete(self, key: str) -> None:
         """Remove *key*; a missing one is fine.
 
@@ -138,10 +220,23 @@ class ObjectStore:
             InvalidObjectKey: *prefix* is no key.
             StoreUnavailable: The store does not answer.
         """
-        with self._errors(_checked(prefix)):
-            return sorted(
-                [meta["path"] async for batch in obstore.list(self._store, prefix=prefix) for meta in batch]
-            )
+        return [item.key for item in await self.entries(prefix)]
+
+    async def remove_staged(self, prefix: str, *, before: datetime) -> int:
+        """Remove what writers that were killed before *before* left below the folder *prefix*.
+
+        In a bucket there is nothing to see of them; a lifecycle rule has to abort incomplete uploads.
+
+        Returns:
+            How many files were removed.
+
+        Raises:
+            InvalidObjectKey: *prefix* is no key.
+        """
+        _checked(prefix)
+        if not isinstance(self._store, LocalStore) or self._store.prefix is None:
+            return 0
+        return await asyncio.to_thread(remove_staged, Path(self._store.prefix) / prefix, before)
 
     @contextmanager
     def _errors(self, key: str, *, missing: bool = False) -> Iterator[None]:
