@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aegis_agent import AgentManager, WorkerLimits
-from aegis_agent.domain.errors import ToolCrashed, ToolFailed, ToolQueueFull, ToolTimeout
+from aegis_agent.domain.errors import ToolCrashed, ToolQueueFull, ToolTimeout
+from aegis_agent.domain.exceeded import ToolCpuExceeded
 from aegis_agent.testing import tools
 from aegis_common.errors import AegisError
 
@@ -68,7 +69,8 @@ async def test_cancelling_the_caller_kills_the_child(
 async def test_what_a_tool_started_dies_with_it_even_outside_its_group(
     manager: AgentManager, tmp_path: Path, is_alive: IsAlive, wait_until: WaitUntil
 ) -> None:
-    manager.register_tool("spin", tools.spin_with_descendants)
+    limits = WorkerLimits(may_fork=True)
+    manager.register_tool("spin", tools.spin_with_descendants, limits=limits)
     pid_file = tmp_path / "pids"
     call = asyncio.create_task(manager.dispatch("spin", {"pid_file": str(pid_file)}))
     await wait_until(lambda: _written(pid_file))
@@ -85,8 +87,8 @@ async def test_what_a_tool_started_dies_with_it_even_outside_its_group(
     [
         (tools.crash, "signal SIGSEGV"),
         (tools.leave, "exit status 3"),
-        (tools.hang_up, "signal SIGKILL"),
-        (tools.speak_nonsense, "signal SIGKILL"),
+        (tools.hang_up, "closed its connection, and was killed"),
+        (tools.speak_nonsense, "sent what is no frame, and was killed"),
     ],
 )
 async def test_a_crash_is_the_error_of_that_call_alone(
@@ -143,30 +145,30 @@ async def test_children_come_back_after_their_origin_was_killed(manager: AgentMa
 
 
 async def test_memory_files_and_sockets_are_limited(manager: AgentManager) -> None:
-    limits = WorkerLimits(memory_bytes=256 << 20, open_files=40, file_bytes=1 << 20)
+    limits = WorkerLimits(memory_bytes=256 << 20, open_files=40, file_bytes=1 << 20, network=True)
     for name in ("allocate", "write_file", "open_sockets"):
         manager.register_tool(name, getattr(tools, name), limits=limits)
 
     async def error(name: str, **arguments: int) -> str:
         try:
             return str(await manager.dispatch(name, arguments))
-        except ToolFailed as failed:
-            return failed.metadata["error"]
+        except AegisError as failed:
+            return failed.reason
 
     assert await error("allocate", mebibytes=32) == str(32 << 20)
-    assert await error("allocate", mebibytes=512) == "MemoryError"
-    assert await error("write_file", mebibytes=2) == "OSError"
-    assert await error("open_sockets", count=64) == "OSError"
+    assert await error("allocate", mebibytes=512) == "TOOL_MEMORY_EXCEEDED"
+    assert await error("write_file", mebibytes=2) == "TOOL_FILE_TOO_LARGE"
+    assert await error("open_sockets", count=64) == "TOOL_FILES_EXCEEDED"
 
 
 @pytest.mark.long
 async def test_cpu_time_is_limited_per_call(manager: AgentManager) -> None:
     manager.register_tool("spin", tools.spin, limits=WorkerLimits(cpu_s=1))
 
-    with pytest.raises(ToolCrashed) as caught:
+    with pytest.raises(ToolCpuExceeded) as caught:
         await manager.dispatch("spin", {}, timeout=60)
 
-    assert "SIGXCPU" in caught.value.message
+    assert caught.value.metadata["limit"] == "1"
 
 
 async def test_a_child_is_replaced_after_its_calls(manager: AgentManager) -> None:

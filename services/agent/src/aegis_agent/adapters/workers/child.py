@@ -2,67 +2,148 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
-import math
 import os
-import resource
 import runpy
 import signal
 import socket
 import sys
-import traceback
 import types
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Final
 
 from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.setup import MAIN_ALIAS, WorkerLimits, WorkerSetup, mark_child
+from aegis_agent.adapters.workers.channel import Channel
+from aegis_agent.adapters.workers.child_context import ChildContext, ItemTooLarge
+from aegis_agent.adapters.workers.faults import fault_of
+from aegis_agent.adapters.workers.limits import Meter
+from aegis_agent.adapters.workers.sandbox import Confinement, confine
+from aegis_agent.adapters.workers.setup import HUNG_UP, MAIN_ALIAS, WorkerSetup, mark_child
 
-_MESSAGE_LENGTH: Final = 500
-_TRACE_LINES: Final = 20
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
-Call = Callable[[dict[str, Any]], Any]
+Function = Callable[[dict[str, Any], ChildContext], Any]
 
 
-def serve(connection: socket.socket) -> None:
-    """Serve calls on *connection* until it closes."""
+def serve(connection: socket.socket) -> int:
+    """Serve calls on *connection* until it closes; return the exit status."""
     mark_child()
     os.dup2(2, 1)  # what a tool prints belongs in the log, not in the service's output
-    setup = WorkerSetup.from_frame(_receive(connection))
+    connection.set_inheritable(False)  # a program that takes the child's place must not hold it
+    channel = Channel(connection)
+    setup = WorkerSetup.from_frame(channel.receive())
+    limits = setup.limits
+    meter = Meter(limits)
+    confinement = confine(may_fork=limits.may_fork, network=limits.network)
+    if not confinement.processes:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        _limit(setup.limits)
+        meter.limit()
         sys.path[:] = setup.search_path
-        call, about = _prepare(setup)
-        _limit_writes(setup.limits)  # after the set-up, in which libraries may unpack what they bring
+        function, about = _prepare(setup)
+        meter.ready()
     except BaseException as error:  # whatever the import raises is the answer
-        _send(connection, {"fault": _fault(error)})
-        return
-    _send(connection, {"value": about})
-    while True:
+        meter.use_reserve()
+        channel.send(frames.encode({"fault": _described(error, setup, meter, confinement)}))
+        return 0
+    ready = {"value": about, "confinement": asdict(confinement), **meter.usage()}
+    channel.send(frames.encode(ready))
+    try:
+        _Server(channel, setup, meter, confinement, function).run()
+    except OSError:  # the tool has closed what it did not open, or the agent is gone
+        return HUNG_UP
+    return 0
+
+
+class _Server:
+    def __init__(
+        self, channel: Channel, setup: WorkerSetup, meter: Meter, confinement: Confinement, function: Function
+    ) -> None:
+        self._channel = channel
+        self._setup = setup
+        self._meter = meter
+        self._confinement = confinement
+        self._function = function
+        self._context: ChildContext | None = None
+        signal.signal(signal.SIGTERM, self._cancel)
+
+    def run(self) -> None:
+        while True:
+            try:
+                request = self._channel.receive()
+            except EOFError:
+                return
+            except MemoryError as error:  # the arguments alone are too much
+                self._send({"fault": self._fault(error)})
+            else:
+                self._send(self._answer(request))
+
+    def _cancel(self, *_: object) -> None:
+        if self._context is not None:
+            self._context.cancelled = True
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._meter.start_call()
+        context = ChildContext(self._channel, request, output_bytes=self._setup.limits.output_bytes)
+        self._context = context
         try:
-            arguments = _receive(connection)
-        except EOFError:
-            return
-        _send_limited(connection, _answer(call, arguments, setup.limits), setup.limits.output_bytes)
+            answer = {"value": self._function(request["arguments"], context)}
+        except ItemTooLarge as error:
+            answer = {"fault": {"kind": "size", "size": error.size}}
+        except BaseException as error:  # the tool's own failure, MemoryError included, is an answer
+            answer = {"fault": self._fault(error)}
+        self._context = None
+        context.close()
+        if not self._confinement.processes and (names := self._meter.kill_descendants()):
+            answer = {"fault": {"kind": "processes", "names": names}}
+        return answer
+
+    def _fault(self, error: BaseException) -> dict[str, Any]:
+        return _described(error, self._setup, self._meter, self._confinement)
+
+    def _send(self, answer: dict[str, Any]) -> None:
+        usage = self._meter.usage()
+        try:
+            frame = frames.encode({**answer, **usage})
+        except frames.FrameError as error:
+            fault = {"kind": "output", "rule": "json", "message": f"the result has no JSON form: {error}"}
+            frame = frames.encode({"fault": fault, **usage})
+        except MemoryError as error:
+            frame = frames.encode({"fault": self._fault(error), **usage})
+        if len(frame) > self._setup.limits.output_bytes:
+            frame = frames.encode({"fault": {"kind": "size", "size": len(frame)}, **usage})
+        self._channel.send(frame)
 
 
-def _prepare(setup: WorkerSetup) -> tuple[Call, Any]:
+def _described(
+    error: BaseException, setup: WorkerSetup, meter: Meter, confinement: Confinement
+) -> dict[str, Any]:
+    meter.use_reserve()
+    confined = confinement.processes or confinement.network
+    return fault_of(error, setup.limits, meter, confined=confined)
+
+
+def _prepare(setup: WorkerSetup) -> tuple[Function, Any]:
     target = _load(setup.target, setup.script)
     if setup.warm_up:
         _load(setup.warm_up, setup.script)()
     if setup.factory:
         made = target(**setup.options)
-        return made, made.about
+        return lambda arguments, _: made(arguments), made.about
     from aegis_agent.adapters.schemas import FunctionSchema  # noqa: PLC0415  # a factory does without pydantic
 
     schema = FunctionSchema.of(target)
 
-    def call(arguments: dict[str, Any]) -> Any:
-        return schema.dump(target(**schema.bind(arguments)))
+    def call(arguments: dict[str, Any], context: ChildContext) -> Any:
+        return schema.dump(target(**schema.bind(arguments, context)))
 
-    return call, None
+    def stream(arguments: dict[str, Any], context: ChildContext) -> None:
+        for item in target(**schema.bind(arguments, context)):
+            context.chunk(schema.dump_item(item))
+
+    return (stream if schema.streams else call), None
 
 
 def _load(target: str, script: str) -> Any:
@@ -75,91 +156,3 @@ def _load(target: str, script: str) -> Any:
     for step in qualname.split("."):
         found = getattr(found, step)
     return found
-
-
-def _answer(call: Call, arguments: dict[str, Any], limits: WorkerLimits) -> dict[str, Any]:
-    _limit_cpu(limits)
-    try:
-        return {"value": call(arguments), "rss": _resident_bytes()}
-    except BaseException as error:  # the tool's own failure, MemoryError included, is an answer
-        return {"fault": _fault(error), "rss": _resident_bytes()}
-
-
-def _fault(error: BaseException) -> dict[str, Any]:
-    kinds = {"BadInput": "input", "ToolInputError": "input", "BadOutput": "output"}
-    violations = [[v.path, v.rule, v.message] for v in getattr(error, "violations", [])]
-    return {
-        "kind": kinds.get(type(error).__name__, "error"),
-        "type": type(error).__name__,
-        "message": str(error)[:_MESSAGE_LENGTH],
-        "rule": str(getattr(error, "rule", "")),
-        "violations": violations,
-        "trace": "".join(traceback.format_tb(error.__traceback__)[-_TRACE_LINES:]),
-    }
-
-
-def _limit(limits: WorkerLimits) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    memory = None if limits.memory_bytes is None else _virtual_bytes() + limits.memory_bytes
-    for what, value in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-    ):
-        if value is not None:
-            resource.setrlimit(what, (value, value))
-
-
-def _limit_writes(limits: WorkerLimits) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else a file beyond its limit kills instead of failing
-    if limits.file_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
-
-
-def _limit_cpu(limits: WorkerLimits) -> None:
-    if limits.cpu_s is None:
-        return
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = math.ceil(usage.ru_utime + usage.ru_stime) + limits.cpu_s
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
-
-
-def _virtual_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-
-
-def _send_limited(connection: socket.socket, answer: dict[str, Any], limit: int) -> None:
-    try:
-        frame = frames.encode(answer)
-    except frames.FrameError as error:
-        fault = {"kind": "output", "rule": "json", "message": f"the result has no JSON form: {error}"}
-        frame = frames.encode({"fault": fault, "rss": answer["rss"]})
-    if len(frame) > limit:
-        frame = frames.encode({"fault": {"kind": "size", "size": len(frame)}, "rss": answer["rss"]})
-    connection.sendall(frame)
-
-
-def _send(connection: socket.socket, value: Any) -> None:
-    connection.sendall(frames.encode(value))
-
-
-def _receive(connection: socket.socket) -> Any:
-    text_size, blob_size = frames.size_of(_exactly(connection, frames.HEADER.size))
-    data = memoryview(_exactly(connection, text_size + blob_size))
-    return frames.decode(data[:text_size], data[text_size:])
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = bytearray(size)
-    view = memoryview(data)
-    done = 0
-    while done < size:
-        count = connection.recv_into(view[done:])
-        if not count:
-            raise EOFError
-        done += count
-    return bytes(data)

@@ -14,6 +14,9 @@ MAIN_ALIAS: Final = "__aegis_main__"
 """Name under which a child runs the script that registered the tool."""
 
 
+HUNG_UP: Final = 71
+"""Exit status of a child that can speak to the agent no more."""
+
 _process: Final = {"is_child": False}
 
 
@@ -41,19 +44,27 @@ class WorkerLimits:
 
     Attributes:
         memory_bytes: Address space that it may add to what it has after the fork.
-        cpu_s: CPU seconds per call; a back-stop behind the deadline.
+        cpu_s: CPU seconds per call, of all threads of the child together; above 0.
         open_files: Open files.
         file_bytes: Size of a file that it writes.
-        output_bytes: Size of one result.
+        output_bytes: Size of one result, or of one item of a streaming tool.
+        may_fork: It may start other processes, run other programs and signal processes. What a call leaves
+            running is killed, and is that call's error; what the warm-up started may stay.
+        network: It may reach the network.
+        grace_s: Seconds from the cancelling of a call, which the tool's context shows, to the kill; at a
+            deadline they count from its end backwards. 0 means that a call is just killed.
         recycle_calls: Calls after which it is replaced.
         recycle_growth_bytes: Growth of its resident memory after which it is replaced.
     """
 
     memory_bytes: int | None = 2 << 30
-    cpu_s: int | None = 600
+    cpu_s: float | None = 600
     open_files: int | None = 128
     file_bytes: int | None = 16 << 20
     output_bytes: int = 8 << 20
+    may_fork: bool = False
+    network: bool = False
+    grace_s: float = 0
     recycle_calls: int = 1000
     recycle_growth_bytes: int = 512 << 20
 

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.fork_server import ForkServer, kill_group
+from aegis_agent.adapters.workers.events import Conversation
+from aegis_agent.adapters.workers.fork_server import Exit, ForkServer, kill_group
+from aegis_agent.adapters.workers.link import ChildEnded, Link
 from aegis_agent.adapters.workers.setup import WorkerSetup
 
-_FRAME_SLACK: Final = 4096
+_EXITING: Final = 0x4
+_PROCESS_CLOCK: Final = 2
+"""Marks the id of another process' CPU clock, as clock_getcpuclockid(3) makes it."""
+_LEAKED: Final = 16
+"""Threads and descriptors that a child may gain before it is replaced; libraries keep some of their own."""
+_STANDARD: Final = 3
+_SETUP_BYTES: Final = 8 << 20
 
 
-class ChildEnded(Exception):
-    """The child closed its connection."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a child came to its end.
 
+    Attributes:
+        exit: Its status and what it used; None when what starts children has gone with it.
+        ran: It was alive until it was killed here: it had only closed its connection.
+        program: What ran in its place at the end, where that was another program.
+        stopped: The signal that had stopped it, or 0.
+        cpu_exceeded: CPU seconds that it had used beyond the limit, or None.
+    """
 
-class ReplyTooLarge(Exception):
-    """The child announced more bytes than it may send."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.size = size
+    exit: Exit | None
+    ran: bool
+    program: str
+    stopped: int
+    cpu_exceeded: float | None
 
 
 class Worker:
@@ -34,21 +54,31 @@ class Worker:
         pid: Its process id, and its process group's.
         about: What the factory tells of itself, or None.
         calls: How many calls it has answered.
+        first_rss: Resident bytes when it was ready.
         ending: The task that sees the child off, once there is one.
+        on_lost: Called when the child hangs up.
     """
 
     def __init__(self, server: ForkServer, setup: WorkerSetup, connection: socket.socket, pid: int) -> None:
         self._server = server
+        self._limits = setup.limits
         self._setup = setup
         self._connection = connection
-        self._first_rss: int | None = None
-        self._rss = 0
+        self._link = Link()
+        self._usage: dict[str, int] = {}
+        self._first: dict[str, int] = {}
         self._killed = False
-        self._exchanging = False
+        self._ran = False
+        self._program = ""
+        self._stopped = 0
+        self._cpu_exceeded: float | None = None
         self.pid: Final = pid
         self.about: Any = None
+        self.confinement: dict[str, bool] = {}
         self.calls = 0
-        self.ending: asyncio.Task[str] | None = None
+        self.first_rss = 0
+        self.ending: asyncio.Task[Ending] | None = None
+        self.on_lost: Callable[[Worker], None] | None = None
 
     @classmethod
     async def spawn(cls, server: ForkServer, setup: WorkerSetup) -> Worker:
@@ -61,51 +91,111 @@ class Worker:
         ours.setblocking(False)
         try:
             with theirs:
-                return cls(server, setup, ours, await server.spawn(theirs))
+                pid = await server.spawn(theirs)
         except BaseException:
             ours.close()
             raise
+        worker = cls(server, setup, ours, pid)
+        server.watch(pid, worker.stopped)
+        return worker
 
     async def prepare(self) -> dict[str, Any] | None:
         """Wait until the child is ready; return the fault if it could not be set up.
 
         Raises:
             ChildEnded: The child ended during its set-up.
+            ReplyTooLarge: What it tells of itself is too large.
         """
-        answer = await self._exchange(frames.encode(self._setup.to_frame()))
+        self._link = await Link.over(self._connection)
+        self._link.on_end = self._lost
+        await self._link.send(frames.encode(self._setup.to_frame()))
+        answer, _ = await self._link.receive(_SETUP_BYTES)
+        answer = _mapping(answer)
         self.about = answer.get("value")
-        return answer.get("fault")
+        self.confinement = answer.get("confinement", {})
+        self.first_rss = int(answer.get("rss", 0))
+        fault: dict[str, Any] | None = answer.get("fault")
+        return fault
 
     @property
     def alive(self) -> bool:
-        """Whether the child still holds its end of the connection."""
+        """Whether the child still holds its end of the connection, and has nothing to say unasked."""
+        if self._killed or self._link.ended or not self._link.quiet:
+            return False
         try:
-            return bool(self._connection.recv(1, socket.MSG_PEEK))
+            self._connection.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
             return False
+        return False
 
     @property
-    def worn_out(self) -> bool:
-        """Whether the child has served its calls, or its memory has grown too much."""
-        limits = self._setup.limits
-        growth = self._rss - (self._first_rss or self._rss)
-        return self.calls >= limits.recycle_calls or growth > limits.recycle_growth_bytes
+    def worn_out(self) -> str:
+        """Why the child must be replaced: it has served its calls, or something has grown; else empty."""
+        usage, first, limits = self._usage, self._first, self._limits
+        if self.calls >= limits.recycle_calls:
+            return "calls"
+        if usage.get("rss", 0) - first.get("rss", 0) > limits.recycle_growth_bytes:
+            return "memory"
+        if usage.get("strangers", 0) > 0 or usage.get("threads", 0) - first.get("threads", 0) > _LEAKED:
+            return "threads"
+        if usage.get("fd", _STANDARD) < _STANDARD or usage.get("fd", 0) - first.get("fd", 0) > _LEAKED:
+            return "descriptors"
+        return ""
 
-    async def call(self, frame: bytes) -> dict[str, Any]:
+    async def call(self, frame: bytes, conversation: Conversation) -> dict[str, Any]:
         """Run the call that *frame* holds; return `{"value": ...}` or `{"fault": ...}`.
 
         Raises:
-            ChildEnded: The child ended, or sent what is no frame.
-            ReplyTooLarge: The answer is beyond the limit; the child must be killed.
+            ChildEnded: The child ended, or sent what makes no sense.
+            ReplyTooLarge: It sent more than it may; it must be killed.
         """
-        answer = await self._exchange(frame)
+        await self._link.send(frame)
+        answer = await self.finish(conversation)
         self.calls += 1
-        self._rss = int(answer.get("rss", 0))
-        if self._first_rss is None:
-            self._first_rss = self._rss
+        try:
+            self._usage = {name: int(answer[name]) for name in ("rss", "fd", "threads", "strangers")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChildEnded("sent nonsense") from error
+        self._first = self._first or self._usage
         return answer
+
+    async def finish(self, conversation: Conversation) -> dict[str, Any]:
+        """Take what the child says until the call is over; return its answer."""
+        while True:
+            message, size = await self._link.receive(conversation.most)
+            message = _mapping(message)
+            if "value" in message or "fault" in message:
+                return message
+            if (reply := await conversation.take(message, size)) is not None:
+                await self._link.send(reply)
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that the child has used, all its threads together; 0 when it has ended."""
+        try:
+            return time.clock_gettime(~self.pid << 3 | _PROCESS_CLOCK)
+        except OSError:
+            return 0.0
+
+    def kill_for_cpu(self, used_s: float) -> None:
+        self._cpu_exceeded = used_s
+        self.kill()
+
+    def stopped(self, number: int) -> None:
+        """Kill the child, which was stopped by a signal: nobody would continue it."""
+        self._stopped = number
+        self.kill()
+
+    def _lost(self) -> None:
+        if not self._killed and self.on_lost is not None:
+            self.on_lost(self)
+
+    def terminate(self) -> None:
+        """Let the tool know that its call is cancelled."""
+        if not self._killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the child and all of its process group, at once."""
@@ -113,52 +203,41 @@ class Worker:
             return
         self._killed = True
         kill_group(self.pid)
-        if self._exchanging:  # whoever waits for an answer sees the end, and closes
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
-        else:
+        if not self._link.close():  # nothing has taken the socket over yet
             self._connection.close()
 
-    async def ended(self) -> str:
-        """Kill the child and say how it ended, for an error message."""
+    def see_last(self) -> None:
+        """Look, before it is killed, what has become of a child that hung up."""
+        if not self._killed:
+            self._ran, self._program = _last_seen(self.pid)
+
+    async def ended(self) -> Ending:
+        """Kill the child and say how it ended."""
         self.kill()
-        status = await self._server.reap(self.pid)
-        if status is None:
-            return "together with the process that starts children"
-        if status < 0:
-            with contextlib.suppress(ValueError):
-                return f"by signal {signal.Signals(-status).name}"
-        return f"with exit status {status}"
+        exit_ = await self._server.reap(self.pid)
+        return Ending(
+            exit=exit_,
+            ran=self._ran,
+            program=self._program,
+            stopped=self._stopped,
+            cpu_exceeded=self._cpu_exceeded,
+        )
 
-    async def _exchange(self, frame: bytes) -> dict[str, Any]:
-        if self._killed:
-            raise ChildEnded("it was killed")
-        self._exchanging = True
-        try:
-            await asyncio.get_running_loop().sock_sendall(self._connection, frame)
-            text_size, blob_size = frames.size_of(bytes(await self._exactly(frames.HEADER.size)))
-            size = text_size + blob_size
-            if size > self._setup.limits.output_bytes + _FRAME_SLACK:
-                raise ReplyTooLarge(size)
-            body = await self._exactly(size)
-            answer = frames.decode(body[:text_size], body[text_size:])
-        except (OSError, frames.FrameError) as error:
-            raise ChildEnded(str(error)) from error
-        finally:
-            self._exchanging = False
-            if self._killed:
-                self._connection.close()
-        if not isinstance(answer, dict):
-            raise ChildEnded("its answer has the wrong form")
-        return answer
 
-    async def _exactly(self, size: int) -> memoryview:
-        view = memoryview(bytearray(size))
-        loop = asyncio.get_running_loop()
-        done = 0
-        while done < size:
-            count = await loop.sock_recv_into(self._connection, view[done:])
-            if not count:
-                raise ChildEnded("it closed its connection")
-            done += count
-        return view
+def _mapping(answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise ChildEnded("sent nonsense")
+    return answer
+
+
+def _last_seen(pid: int) -> tuple[bool, str]:
+    """Return whether a process still runs, and which program it is where that is not this one."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] in "ZX" or int(fields[6]) & _EXITING:
+            return False, ""
+        program = Path(f"/proc/{pid}/exe").readlink()
+        mine = Path("/proc/self/exe").readlink()
+    except OSError:
+        return False, ""
+    return True, "" if program == mine else program.name

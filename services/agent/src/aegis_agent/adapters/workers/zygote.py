@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -22,28 +23,18 @@ COMMAND_BYTES: Final = 4096
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NAME: Final = 15
-_SINGLE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_SECRETS: Final = ("AEGIS_", "OIDC_", "REDIS_", "CARBON_", "AWS_")
+_STRAY_CHECK_MS: Final = 1000
 
 
 def main(control: socket.socket, preload: list[str]) -> None:
     """Run the zygote until *control* closes; first import the modules *preload*."""
-    _name_process(b"aegis-zygote")
-    _prepare_environment()
+    name_process(b"aegis-zygote")
     for module in preload:
         with contextlib.suppress(ImportError):  # the child that needs it will say so
             importlib.import_module(module)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    gc.freeze()  # a child that never looks through these objects does not copy their pages
     Zygote(control).run()
-
-
-def _prepare_environment() -> None:
-    # tools get no service settings: what parses a user's bytes must not find paths of keys
-    for name in list(os.environ):  # noqa: TID251
-        if name.startswith(_SECRETS):
-            del os.environ[name]  # noqa: TID251
-    for name in _SINGLE_THREAD:  # a fork copies one thread only, so no library may have started others
-        os.environ[name] = "1"  # noqa: TID251
 
 
 class Zygote:
@@ -60,11 +51,15 @@ class Zygote:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         while True:
-            ready = dict(poll.poll())
+            # a stray can arrive without a signal: from a child that has undone its own duty as a reaper
+            ready = dict(poll.poll(_STRAY_CHECK_MS if self._children else None))
             if self._wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake, 512)
+                self._tell_stopped()
                 self._reap()
+            elif not ready:
+                self._kill_orphans()
             if self._control.fileno() in ready and not self._command():
                 self._kill_all()
                 return
@@ -101,7 +96,7 @@ class Zygote:
     def _become_child(self, descriptor: int, zygote: int) -> None:
         status = 70
         try:
-            _name_process(b"aegis-tool")
+            name_process(b"aegis-tool")
             os.setsid()  # own process group: killing it takes what the tool started, too
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == zygote:
@@ -112,18 +107,28 @@ class Zygote:
                 os.close(self._woken)
                 from aegis_agent.adapters.workers.child import serve  # noqa: PLC0415  # imported in the fork only
 
-                serve(socket.socket(fileno=descriptor))
-                status = 0
+                status = serve(socket.socket(fileno=descriptor))
         finally:
             os._exit(status)
 
+    def _tell_stopped(self) -> None:
+        """Tell which children were stopped, for example by SIGSTOP; nobody would ever continue them."""
+        with contextlib.suppress(ChildProcessError):
+            while found := os.waitid(os.P_ALL, 0, os.WSTOPPED | os.WNOHANG):
+                self._tell({"stopped": found.si_pid, "signal": found.si_status})
+
     def _reap(self) -> None:
         for pid in list(self._wanted):
-            found, status = os.waitpid(pid, os.WNOHANG) if pid in self._children else (pid, 0)
+            if pid not in self._children:
+                self._wanted.discard(pid)
+                self._tell({"reaped": pid, "status": None})  # it was another zygote's
+                continue
+            found, status, usage = os.wait4(pid, os.WNOHANG)
             if found:
                 self._wanted.discard(pid)
                 self._children.discard(pid)
-                self._tell({"reaped": pid, "status": os.waitstatus_to_exitcode(status)})
+                told = {"status": os.waitstatus_to_exitcode(status), "rss": usage.ru_maxrss << 10}
+                self._tell({"reaped": pid, **told, "cpu_s": usage.ru_utime + usage.ru_stime})
         self._kill_orphans()
 
     def _kill_orphans(self) -> None:
@@ -131,7 +136,7 @@ class Zygote:
         for pid in _children_of(os.getpid()) - self._children:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+                os.waitpid(pid, os.WNOHANG)
 
     def _kill_all(self) -> None:
         for pid in self._children:
@@ -140,7 +145,12 @@ class Zygote:
         for pid in self._children:
             with contextlib.suppress(OSError):
                 os.waitpid(pid, 0)
-        self._kill_orphans()
+        self._children.clear()
+        while strays := _children_of(os.getpid()):
+            for pid in strays:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
 
     def _tell(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the agent is gone; the next read says so
@@ -158,6 +168,6 @@ def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def _name_process(name: bytes) -> None:
+def name_process(name: bytes) -> None:
     """Set the name that `ps` and `top` show; at most 15 bytes."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0)
