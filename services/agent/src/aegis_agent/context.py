@@ -33,7 +33,10 @@ class _Facts(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """True from the moment the call was cancelled, for a tool with a `grace`; others are just stopped."""
+        """True once the call was cancelled or its deadline is near, for a tool with a `grace`.
+
+        Others are just stopped.
+        """
         ...
 
     @property

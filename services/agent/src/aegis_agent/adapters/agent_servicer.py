@@ -12,13 +12,15 @@ import grpc.aio
 from aegis.agent.v1 import agent_service_pb2 as pb
 from aegis.agent.v1 import agent_service_pb2_grpc as pb_grpc
 from aegis_agent.adapters import parts
-from aegis_agent.domain.call import Caller
-from aegis_agent.domain.dispatch import DEFAULT_BATCH_CONCURRENCY, Action, Dispatcher, Result
+from aegis_agent.adapters.answers import PRIORITIES, response_message, tool_message
+from aegis_agent.adapters.dispatch_stream import StreamWriter
+from aegis_agent.domain.call import Artifacts, Caller
+from aegis_agent.domain.dispatch import DEFAULT_BATCH_CONCURRENCY, Action, Dispatcher
 from aegis_agent.domain.errors import ToolOutputTooLarge
-from aegis_agent.domain.offload import offloaded
 from aegis_agent.domain.parts import MAX_INLINE_BYTES
 from aegis_agent.domain.registry import Registry
-from aegis_agent.domain.tool import Tool
+from aegis_agent.domain.result import Result
+from aegis_agent.domain.streaming import CallStream
 from aegis_common.errors import AegisError, InvalidArgument
 from aegis_common.paging import page
 from aegis_common.rpc.call import current_call
@@ -31,6 +33,7 @@ MAX_RESPONSE_BYTES: Final = (8 << 20) + (512 << 10)
 _MARGIN_S: Final = 0.05
 _MARGIN_SHARE: Final = 0.1
 _LARGE_REQUEST_BYTES: Final = 128 << 10
+_PRIORITIES: Final = {number: priority for priority, number in PRIORITIES.items()}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,33 +49,44 @@ class AgentServicer(pb_grpc.AgentServiceServicer):
         self._max_response_bytes = max_response_bytes
 
     async def ListTools(self, request: pb.ListToolsRequest, context: Context) -> pb.ListToolsResponse:
-        tenant = _tenant()
         found, token = page(
-            self._registry.tools(tenant=tenant),
+            self._registry.tools(caller=_caller()),
             key=lambda tool: tool.spec.name,
             size=request.page_size,
             token=request.page_token,
-            query=f"ListTools/{tenant}",
+            query=f"ListTools/{_tenant()}",
         )
-        return pb.ListToolsResponse(tools=[_tool(tool) for tool in found], next_page_token=token)
+        return pb.ListToolsResponse(tools=[tool_message(tool) for tool in found], next_page_token=token)
 
     async def GetTool(self, request: pb.GetToolRequest, context: Context) -> pb.GetToolResponse:
-        found = self._registry.find(_id(request.name), tenant=_tenant())
-        return pb.GetToolResponse(tool=_tool(found.tool))
+        found = self._registry.find(_id(request.name), caller=_caller())
+        return pb.GetToolResponse(tool=tool_message(found.tool))
 
     async def Dispatch(self, request: pb.DispatchRequest, context: Context) -> pb.DispatchResponse:
         action = await _action(request)
+        _note([action])
         result = await self._dispatcher.dispatch(action, caller=_caller(), time_left=_time_left())
-        response = await _response(result)
+        response = await response_message(result, self._artifacts(), room=self._max_response_bytes)
         self._check_size(result.tool.spec.name, response.ByteSize())
         return response
+
+    async def DispatchStream(  # type: ignore[override]  # writes by itself, so that a slow reader is waited for
+        self, request: pb.DispatchStreamRequest, context: Context
+    ) -> None:
+        action = await _action(request)
+        _note([action])
+        stream = CallStream(self._dispatcher, action, caller=_caller(), time_left=_time_left())
+        writer = StreamWriter(context, action.tool, self._artifacts(), max_bytes=self._max_response_bytes)
+        await writer.write(stream)
 
     async def BatchDispatch(
         self, request: pb.BatchDispatchRequest, context: Context
     ) -> pb.BatchDispatchResponse:
         _check_inline_bytes(request)
+        actions = [await _action(item) for item in request.requests]
+        _note(actions)
         outcomes = await self._dispatcher.batch(
-            [await _action(item) for item in request.requests],
+            actions,
             caller=_caller(),
             concurrency=request.concurrency or DEFAULT_BATCH_CONCURRENCY,
             time_left=_time_left(),
@@ -84,19 +98,33 @@ class AgentServicer(pb_grpc.AgentServiceServicer):
         size = 0
         answers = []
         for outcome in outcomes:
-            answer = await _outcome(outcome)
             try:
-                if isinstance(outcome, Result):
-                    self._check_size(outcome.tool.spec.name, size + answer.ByteSize())
-            except ToolOutputTooLarge as error:
-                answer = await _outcome(error)
+                answer = await self._outcome(outcome, room=self._max_response_bytes - size)
+            except AegisError as error:
+                answer = pb.ActionOutcome(error=to_status(error))
             size += answer.ByteSize()
             answers.append(answer)
         return answers
 
+    async def _outcome(self, outcome: Result | AegisError, *, room: int) -> pb.ActionOutcome:
+        if isinstance(outcome, AegisError):
+            raise outcome
+        answer = pb.ActionOutcome(response=await response_message(outcome, self._artifacts(), room=room))
+        if answer.ByteSize() > room:
+            raise ToolOutputTooLarge.of(outcome.tool.spec.name, size_bytes=answer.ByteSize(), max_bytes=room)
+        return answer
+
+    def _artifacts(self) -> Artifacts | None:
+        return self._dispatcher.artifacts(_caller()) if self._dispatcher.artifacts else None
+
     def _check_size(self, tool: str, size: int) -> None:
         if size > self._max_response_bytes:
             raise ToolOutputTooLarge.of(tool, size_bytes=size, max_bytes=self._max_response_bytes)
+
+
+def _note(actions: Sequence[Action]) -> None:
+    """Tell the audit log which tools are called."""
+    current_call().notes["tool"] = ",".join(sorted({action.tool for action in actions}))
 
 
 def _caller() -> Caller:
@@ -127,47 +155,9 @@ def _check_inline_bytes(request: pb.BatchDispatchRequest) -> None:
         )
 
 
-async def _action(request: pb.DispatchRequest) -> Action:
+async def _action(request: pb.DispatchRequest | pb.DispatchStreamRequest) -> Action:
     large = request.ByteSize() > _LARGE_REQUEST_BYTES
     read = parts.from_protos
     payload = await asyncio.to_thread(read, request.payload) if large else read(request.payload)
     timeout = request.timeout.ToTimedelta() if request.HasField("timeout") else None
-    return Action(_id(request.tool), payload, timeout)
-
-
-async def _outcome(outcome: Result | AegisError) -> pb.ActionOutcome:
-    if isinstance(outcome, AegisError):
-        return pb.ActionOutcome(error=to_status(outcome))
-    return pb.ActionOutcome(response=await _response(outcome))
-
-
-async def _response(result: Result) -> pb.DispatchResponse:
-    tool = result.tool
-    response = pb.DispatchResponse(
-        result=await offloaded(parts.to_protos, result.value),
-        tool=f"tools/{tool.spec.name}",
-        tool_version=tool.spec.version,
-        warnings=tool.warnings,
-        model_version=f"models/{tool.spec.model}/versions/{tool.model_version}" if tool.spec.model else "",
-    )
-    response.execution_time.FromTimedelta(result.execution_time)
-    response.queue_time.FromTimedelta(result.queue_time)
-    return response
-
-
-def _tool(tool: Tool) -> pb.Tool:
-    spec = tool.spec
-    message = pb.Tool(
-        name=f"tools/{spec.name}",
-        description=spec.description,
-        version=spec.version,
-        input_schema=parts.to_struct(spec.input_schema),
-        output_schema=parts.to_struct(spec.output_schema),
-        concurrency=spec.concurrency,
-        queue_size=spec.queue_size,
-        idempotent=spec.idempotent,
-        model=f"models/{spec.model}" if spec.model else "",
-    )
-    message.default_timeout.FromTimedelta(spec.default_timeout)
-    message.max_timeout.FromTimedelta(spec.max_timeout)
-    return message
+    return Action(_id(request.tool), payload, timeout, _PRIORITIES.get(request.priority))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from aegis_agent.adapters.inline import InlineRunner
 from aegis_agent.adapters.schemas import FunctionSchema
+from aegis_agent.adapters.signatures import is_async
 from aegis_agent.adapters.validation import SchemaChecks
 from aegis_agent.adapters.workers.fork_server import ForkServer
 from aegis_agent.adapters.workers.pool import WorkerPool
 from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup, importable
+from aegis_agent.domain.call import Priority
+from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.domain.tool import MAX_TIMEOUT, Runner, RunsIn, Tool, ToolSpec
 
 _MARK: Final = "__aegis_tool__"
@@ -30,10 +33,22 @@ class ToolOptions:
         description: What it does; the function's docstring up to the first blank line if empty.
         version: Version of the tool.
         default_timeout: Deadline of a call that brings none.
-        max_timeout: Longest deadline of a call; at most 10 minutes.
+        max_timeout: Longest deadline of a call, and time of an attempt of a job; up to 24 hours, of which
+            calls that are no jobs have 10 minutes at most.
         concurrency: Most calls that run at once; 1 and up.
         queue_size: Most calls that wait for a slot; 0 and up.
+        queue_timeout: Longest time that a call waits; None means as long as its deadline lets it.
+        priority: Class of its calls that name none.
         idempotent: Running it again with the same input does no harm.
+        retries: How often a call whose process died is started again; 0 to 5, idempotent tools only.
+        cacheable: The same input always gives the same result: a result may be given again.
+        roles: Who may see and use it; empty means everybody who may call tools at all.
+        tenants: Whose it is to see and use; empty means every tenant.
+        tags: Words to find it by.
+        grace: How long a call goes on with `cancelled` set in its context before it is stopped: after it was
+            cancelled, or before its deadline; up to 10 s.
+        memory_bytes: Memory that one child may add; short for the same field of `limits`.
+        cpu_s: CPU seconds of one call; short for the same field of `limits`.
         limits: What one child may use.
         warm_up: A function at the top of a module, without arguments, that loads what calls need.
         preload: Modules worth importing once for all children.
@@ -45,7 +60,17 @@ class ToolOptions:
     max_timeout: timedelta = MAX_TIMEOUT
     concurrency: int = 2
     queue_size: int = 16
+    queue_timeout: timedelta | None = None
+    priority: Priority = Priority.NORMAL
     idempotent: bool = False
+    retries: int = 0
+    cacheable: bool = False
+    roles: Collection[str] = ()
+    tenants: Collection[str] = ()
+    tags: Sequence[str] = ()
+    grace: timedelta = timedelta(0)
+    memory_bytes: int | None = None
+    cpu_s: float | None = None
     limits: WorkerLimits = WorkerLimits()
     warm_up: Callable[[], Any] | None = None
     preload: tuple[str, ...] = ()
@@ -67,6 +92,11 @@ def options_of(function: Callable[..., Any]) -> ToolOptions:
     return found if isinstance(found, ToolOptions) else ToolOptions()
 
 
+def is_marked(function: Callable[..., Any]) -> bool:
+    """Tell whether `tool` marked the function."""
+    return isinstance(getattr(function, _MARK, None), ToolOptions)
+
+
 def function_tool(name: str, function: Callable[..., Any], options: ToolOptions, server: ForkServer) -> Tool:
     """Make a tool of *function*: `async def` runs in the loop, anything else in a child process.
 
@@ -74,8 +104,26 @@ def function_tool(name: str, function: Callable[..., Any], options: ToolOptions,
         InvalidTool: The function, its type hints or an option cannot make a tool.
     """
     schema = FunctionSchema.of(function)
-    in_loop = inspect.iscoroutinefunction(function)
-    spec = ToolSpec(
+    spec = spec_of(name, function, options, schema)
+    runner: Runner
+    if spec.runs_in is RunsIn.LOOP:
+        runner = InlineRunner(
+            name, function, schema, output_bytes=options.limits.output_bytes, grace=options.grace
+        )
+    else:
+        runner = WorkerPool(name, server, _setup(function, options), size=options.concurrency)
+    return Tool(spec=spec, runner=runner, checks=SchemaChecks(spec))
+
+
+def spec_of(
+    name: str, function: Callable[..., Any], options: ToolOptions, schema: FunctionSchema
+) -> ToolSpec:
+    """Return what is told about *function* as the tool *name*.
+
+    Raises:
+        InvalidTool: An option is out of range.
+    """
+    return ToolSpec(
         name=name,
         description=options.description or _summary(function),
         version=options.version,
@@ -85,21 +133,42 @@ def function_tool(name: str, function: Callable[..., Any], options: ToolOptions,
         max_timeout=options.max_timeout,
         concurrency=options.concurrency,
         queue_size=options.queue_size,
+        queue_timeout=options.queue_timeout,
+        priority=options.priority,
         idempotent=options.idempotent,
-        runs_in=RunsIn.LOOP if in_loop else RunsIn.CHILD,
+        retries=options.retries,
+        cacheable=options.cacheable,
+        roles=_words(name, "roles", options.roles),
+        tenants=_words(name, "tenants", options.tenants),
+        tags=tuple(sorted(_words(name, "tags", options.tags))),
+        streams=schema.streams,
+        grace=options.grace,
+        runs_in=RunsIn.LOOP if is_async(function) else RunsIn.CHILD,
     )
-    runner: Runner
-    if in_loop:
-        runner = InlineRunner(name, function, schema, output_bytes=options.limits.output_bytes)
-    else:
-        runner = WorkerPool(name, server, _setup(function, options), size=options.concurrency)
-    return Tool(spec=spec, runner=runner, checks=SchemaChecks(spec))
+
+
+def limits_of(options: ToolOptions) -> WorkerLimits:
+    """Return what one child of the tool may use."""
+    limits = options.limits
+    if options.memory_bytes is not None:
+        limits = replace(limits, memory_bytes=options.memory_bytes)
+    if options.cpu_s is not None:
+        limits = replace(limits, cpu_s=options.cpu_s)
+    if options.grace:
+        limits = replace(limits, grace_s=options.grace.total_seconds())
+    return limits
+
+
+def _words(tool: str, option: str, given: Collection[str]) -> frozenset[str]:
+    if isinstance(given, str):  # would be taken for its letters
+        raise InvalidTool(f"tool {tool!r}: {option} is a text; write a list: [{given!r}]", tool=tool)
+    return frozenset(given)
 
 
 def _setup(function: Callable[..., Any], options: ToolOptions) -> WorkerSetup:
     target, script = importable(function)
     warm_up = importable(options.warm_up)[0] if options.warm_up else ""
-    return WorkerSetup(target=target, script=script, warm_up=warm_up, limits=options.limits)
+    return WorkerSetup(target=target, script=script, warm_up=warm_up, limits=limits_of(options))
 
 
 def _summary(function: Callable[..., Any]) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, get_type_hints
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ArgsKwargs, PydanticSerializationError, core_schema, to_jsonable_python
 
+from aegis_agent.adapters.signatures import Signature
 from aegis_agent.domain.call import Arguments
+from aegis_agent.domain.content import Content
 from aegis_agent.domain.errors import InvalidTool, Violation
 from aegis_agent.domain.tool import JsonSchema
-
-_KINDS: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
 
 
 class ToolInputError(ValueError):
@@ -65,12 +63,16 @@ class FunctionSchema:
     """A function as a tool sees it.
 
     Attributes:
-        input: JSON Schema of its parameters.
-        output: JSON Schema of its result.
+        input: JSON Schema of its parameters, without the one that takes the context.
+        output: JSON Schema of its result; of the list of all items when it streams.
+        context: Name of the parameter that takes the call's context, or empty.
+        streams: Whether it gives its result item by item.
     """
 
     input: JsonSchema
     output: JsonSchema
+    context: str
+    streams: bool
     _arguments: TypeAdapter[Any]
     _result: TypeAdapter[Any]
 
@@ -83,29 +85,26 @@ class FunctionSchema:
         """
         name = getattr(function, "__qualname__", repr(function))
         try:
-            for parameter in inspect.signature(function).parameters.values():
-                if parameter.kind not in _KINDS:
-                    raise InvalidTool(
-                        f"function {name}: parameter {parameter.name!r} cannot be passed by name",
-                        function=name,
-                    )
-            result = get_type_hints(function, include_extras=True).get("return", Any)
-            collector: Any = _collector(function)
-            arguments_adapter: TypeAdapter[Any] = TypeAdapter(collector)
-            result_adapter: TypeAdapter[Any] = TypeAdapter(result)
+            signature = Signature.of(function)
+            collector: Any = signature.collector
+            arguments: TypeAdapter[Any] = TypeAdapter(collector)
+            result: TypeAdapter[Any] = TypeAdapter(signature.result)
+            whole = TypeAdapter(list[signature.result]) if signature.streams else result  # type: ignore[name-defined]
             return cls(
-                arguments_adapter.json_schema(schema_generator=_Generator),
-                result_adapter.json_schema(schema_generator=_Generator, mode="serialization"),
-                arguments_adapter,
-                result_adapter,
+                arguments.json_schema(schema_generator=_Generator),
+                whole.json_schema(schema_generator=_Generator, mode="serialization"),
+                signature.context,
+                signature.streams,
+                arguments,
+                result,
             )
         except (PydanticUserError, NameError, TypeError, ValueError) as error:
             raise InvalidTool(
                 f"function {name}: its type hints cannot be read: {error}", function=name
             ) from error
 
-    def bind(self, arguments: Arguments) -> dict[str, Any]:
-        """Turn JSON values and bytes into what the function expects.
+    def bind(self, arguments: Arguments, context: Any = None) -> dict[str, Any]:
+        """Turn JSON values and bytes into what the function expects, and add its context if it takes one.
 
         Raises:
             BadInput: They do not fit.
@@ -116,10 +115,18 @@ class FunctionSchema:
             raise BadInput(
                 [Violation(path_text(item["loc"]), item["type"], item["msg"]) for item in error.errors()]
             ) from error
-        return bound
+        return {**bound, self.context: context} if self.context else bound
 
     def dump(self, value: Any) -> Any:
-        """Turn the function's result into JSON values and bytes.
+        """Turn the function's result into JSON values and bytes; not for one that streams.
+
+        Raises:
+            BadOutput: It does not fit, or has no JSON form.
+        """
+        return self.dump_item(value)
+
+    def dump_item(self, value: Any) -> Any:
+        """Turn one item that the function yielded into JSON values and bytes.
 
         Raises:
             BadOutput: It does not fit, or has no JSON form.
@@ -142,19 +149,10 @@ def path_text(location: tuple[Any, ...]) -> str:
     return text
 
 
-def _collector(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """Return a function of the same signature that returns the arguments it is called with."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def collect(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return signature.bind(*args, **kwargs).arguments
-
-    return collect
-
-
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | str) or type(value) in (int, float):
+        return value
+    if isinstance(value, Content):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)

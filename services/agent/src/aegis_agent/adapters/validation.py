@@ -13,8 +13,9 @@ from jsonschema.validators import extend
 
 from aegis_agent.adapters.schemas import path_text
 from aegis_agent.domain.call import Arguments
+from aegis_agent.domain.content import fault_of
 from aegis_agent.domain.errors import InvalidToolInput, InvalidToolOutput, Violation
-from aegis_agent.domain.parts import is_binary, resolved
+from aegis_agent.domain.schema import holds_content, is_binary, member
 from aegis_agent.domain.tool import ToolSpec
 
 _MAX_VIOLATIONS: Final = 10
@@ -30,7 +31,20 @@ def _type(validator: Any, types: Any, instance: Any, schema: Mapping[str, Any]) 
         yield ValidationError(f"{_shown(instance)} is not of type {' or '.join(wanted)}")
 
 
-_Validator: Final[Any] = extend(Draft202012Validator, {"type": _type})  # type: ignore[no-untyped-call]
+def _media_type(
+    validator: Any,  # noqa: ARG001
+    wanted: Any,
+    instance: Any,
+    schema: Mapping[str, Any],  # noqa: ARG001
+) -> Iterator[ValidationError]:
+    fault = fault_of(instance, wanted) if isinstance(instance, bytes) else ""
+    if fault:
+        yield ValidationError(fault)
+
+
+_Validator: Final[Any] = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"type": _type, "contentMediaType": _media_type}
+)
 
 
 class SchemaChecks:
@@ -78,24 +92,23 @@ def _decoded(
         except (binascii.Error, ValueError):
             faults.append(Violation(path_text(at), "contentEncoding", "the text is not base64"))
             return b""
-    schema = resolved(schema, root)
+    if not isinstance(value, list | dict) or not holds_content(schema, root):
+        return value
     if isinstance(value, list):
-        items = schema.get("items")
-        return (
-            [_decoded(item, items, root, (*at, i), faults) for i, item in enumerate(value)]
-            if items
-            else value
-        )
-    if isinstance(value, dict) and "properties" in schema:
-        known = schema["properties"]
-        return {
-            name: _decoded(item, known.get(name), root, (*at, name), faults) for name, item in value.items()
-        }
-    return value
+        return [
+            _decoded(item, member(schema, root, value, i), root, (*at, i), faults)
+            for i, item in enumerate(value)
+        ]
+    return {
+        name: _decoded(item, member(schema, root, value, name), root, (*at, name), faults)
+        for name, item in value.items()
+    }
 
 
 def _violations(error: ValidationError) -> list[Violation]:
     """Return what is wrong, at the parameter that is missing or unknown rather than at its parent."""
+    if error.validator == "anyOf":  # of the variants, one that names a media type says most
+        error = next((item for item in error.context or () if item.validator == "contentMediaType"), error)
     path = tuple(error.absolute_path)
     value: Any = error.validator_value
     instance: Any = error.instance
@@ -113,7 +126,7 @@ def _violations(error: ValidationError) -> list[Violation]:
 
 
 def _message(error: ValidationError) -> str:
-    if error.validator == "type":
+    if error.validator in ("type", "contentMediaType"):
         return error.message
     return f"{_shown(error.instance)} breaks the rule {error.validator} = {_shown(error.validator_value)}"
 

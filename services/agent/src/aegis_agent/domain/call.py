@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final, Protocol
 
+from aegis_agent.domain.artifacts import Artifact
 from aegis_common.auth.principal import DEFAULT_TENANT
 
 Arguments = dict[str, Any]
 """Parameter name to value: JSON values, and `bytes` for parameters that take raw bytes."""
+
+
+class Priority(IntEnum):
+    """Class of a call: a waiting one of a higher class starts first. The lower number is the higher class."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,19 +88,59 @@ async def ignore(_: Event) -> None:
 
 
 class Artifacts(Protocol):
-    """A tool's way to content that is too large to travel inside a call; bound to the caller's tenant."""
+    """A call's way to content that is too large to travel inside it; bound to the caller's tenant."""
 
-    async def read(self, name: str) -> bytes:
-        """Return the content of `artifacts/{id}`.
+    @property
+    def max_load_bytes(self) -> int:
+        """Most bytes that one call gets out of artifacts at once."""
+        ...
+
+    async def describe(self, name: str) -> Artifact:
+        """Return what is known about `artifacts/{sha256}`.
 
         Raises:
-            AegisError: `UNKNOWN_ARTIFACT`, or the store cannot be reached.
+            UnknownArtifact: The tenant has none of that name.
+            StoreUnavailable: The store does not answer.
+        """
+        ...
+
+    async def read(self, name: str) -> bytes:
+        """Return the content of `artifacts/{sha256}`.
+
+        Raises:
+            UnknownArtifact: The tenant has none of that name.
+            ArtifactTooLarge: It has more than `max_load_bytes`.
+            StoreUnavailable: The store does not answer.
         """
         ...
 
     async def save(self, data: bytes, *, media_type: str = "", filename: str = "") -> str:
-        """Keep *data* and return its resource name, `artifacts/{id}`."""
+        """Keep *data* and return its resource name, `artifacts/{sha256}`.
+
+        Raises:
+            MediaTypeMismatch: It is of another kind than *media_type* says.
+            ArtifactTooLarge, ArtifactQuotaExceeded: There is no room for it.
+            StoreUnavailable: The store does not answer.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What a call that is tried several times knows of the times before.
+
+    Attributes:
+        number: 1 for the first time that this work is started, 2 for the next.
+        job: Id of the job that it belongs to, or empty.
+        checkpoint: What the attempt before saved last, or None.
+    """
+
+    number: int = 1
+    job: str = ""
+    checkpoint: bytes | None = None
+
+
+FIRST: Final = Attempt()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
-from aegis_agent.domain.call import Call, Caller
+from aegis_agent.domain.binding import bound
+from aegis_agent.domain.cache import ResultCache, key_of
+from aegis_agent.domain.call import FIRST, Artifacts, Attempt, Call, Caller, Priority, Sink, ignore
 from aegis_agent.domain.errors import AgentInternal, ToolTimeout
-from aegis_agent.domain.offload import offloaded
-from aegis_agent.domain.parts import Payload, arguments_of
+from aegis_agent.domain.execution import Execution, Measure, OnBegin, Unmeasured
+from aegis_agent.domain.fair_queue import Claim
+from aegis_agent.domain.parts import Payload
 from aegis_agent.domain.registry import Registration, Registry
-from aegis_agent.domain.tool import Tool
+from aegis_agent.domain.result import Result
+from aegis_agent.domain.slots import Slots
+from aegis_agent.domain.tool import ToolSpec
 from aegis_common.errors import AegisError
 
 DEFAULT_BATCH_CONCURRENCY: Final = 8
+MAY_RAISE: Final = "admin"
+"""Role that may give a call a higher class than its tool has."""
+
 _log: Final = logging.getLogger(__name__)
+
+ArtifactsOf = Callable[[Caller], Artifacts]
+"""Gives a caller's way to artifacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,64 +41,132 @@ class Action:
         tool: Name of the tool.
         payload: Its input.
         timeout: Longest time that it may take; None means the tool's default.
+        priority: Class of the call; None means the tool's. One above the tool's counts for admins only.
     """
 
     tool: str
     payload: Payload
     timeout: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one call gave.
-
-    Attributes:
-        value: JSON values, and bytes.
-        tool: The tool that ran, as it was then.
-        execution_time: From the start of the tool to its end.
-        queue_time: How long the call waited for a slot.
-    """
-
-    value: Any
-    tool: Tool
-    execution_time: timedelta
-    queue_time: timedelta
+    priority: Priority | None = None
 
 
 class Dispatcher:
-    """Runs calls: resolve, validate, admit, execute, validate."""
+    """Runs calls: resolve, validate, admit, execute, validate.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: The tools.
+        cache: Results of cacheable tools; None caches nothing.
+        artifacts: Gives a caller's way to artifacts; None where there is no artifact store.
+        measure: Takes what there is to count.
+        shared: Slots that all calls in child processes share beside each tool's own; None means no bound.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        cache: ResultCache | None = None,
+        artifacts: ArtifactsOf | None = None,
+        measure: Measure | None = None,
+        shared: Slots | None = None,
+    ) -> None:
         self._registry = registry
+        self._cache = ResultCache(0) if cache is None else cache
+        self.shared: Final = shared
+        self.artifacts = artifacts
+        self.measure: Measure = measure or Unmeasured()
 
-    async def dispatch(self, action: Action, *, caller: Caller, time_left: timedelta | None = None) -> Result:
+    async def dispatch(
+        self,
+        action: Action,
+        *,
+        caller: Caller,
+        time_left: timedelta | None = None,
+        sink: Sink = ignore,
+        collect: bool = True,
+        attempt: Attempt = FIRST,
+        on_begin: OnBegin | None = None,
+    ) -> Result:
         """Run one call. When this is cancelled, the tool's work stops.
 
         Args:
             action: The call.
             caller: For whom.
             time_left: Time until the caller's own deadline; it shortens the action's.
+            sink: Takes progress, log lines and checkpoints, and the items that are not collected.
+            collect: Give the items of a streaming tool as one list; else each goes to *sink* as it comes.
+            attempt: What the call knows of the times that it was tried before.
+            on_begin: Awaited when the call has its slot, before the work starts; not for a cached result.
 
         Raises:
             UnknownTool: The caller has no such tool.
+            ToolNotAllowed: The tool is for other roles.
             InvalidToolInput: The payload does not fit the tool.
-            ToolTimeout: Time is over; the work has stopped.
-            ToolQueueFull: The tool's queue is full.
+            UnknownArtifact: The payload names an artifact that the caller's tenant does not have.
+            ToolTimeout: Time is over and the work has stopped, or there is too little of it to start.
+            ToolOverloaded, ToolQueueFull, ToolQueueTimeout: Too many calls wait.
             ToolFailed, ToolCrashed, ToolOutputTooLarge, InvalidToolOutput: As the tool's runner says.
         """
-        registration = self._registry.find(action.tool, tenant=caller.tenant)
+        registration = self._registry.find(action.tool, caller=caller)
         with registration.in_use():
             tool = registration.tool
-            arguments = await offloaded(tool.checks.input, arguments_of(action.payload, tool.spec))
-            limit = _limit(action, tool, time_left)
-            call = Call(
-                arguments=arguments,
-                caller=caller,
-                deadline=asyncio.get_running_loop().time() + limit.total_seconds(),
+            loop = asyncio.get_running_loop()
+            came = loop.time()
+            artifacts = self.artifacts(caller) if self.artifacts else None
+            loading = self._loading(registration, action, caller, time_left)
+            arguments = await bound(action.payload, tool, artifacts, loading=loading)
+            limit, deadline = _limit(action, tool.spec, time_left, came=came)
+            execution = Execution(
+                registration=registration,
+                call=Call(
+                    arguments=arguments,
+                    caller=caller,
+                    deadline=deadline,
+                    attempt=attempt.number,
+                    job=attempt.job,
+                    checkpoint=attempt.checkpoint,
+                    sink=sink,
+                    artifacts=artifacts,
+                ),
+                limit=limit,
+                priority=_priority(action, tool.spec, caller),
+                collect=collect,
+                measure=self.measure,
+                shared=self.shared,
+                on_begin=on_begin,
             )
-            result = await self._run(registration, call, limit)
-            await offloaded(tool.checks.output, result.value)
-            return result
+            if tool.spec.cacheable and self._cache.enabled:
+                return await self._cached(execution)
+            return await execution.run()
+
+    @asynccontextmanager
+    async def _loading(
+        self, registration: Registration, action: Action, caller: Caller, time_left: timedelta | None
+    ) -> AsyncIterator[None]:
+        """Let few calls bring artifacts into memory at once, and none that would be sent away with them."""
+        spec = registration.tool.spec
+        came = asyncio.get_running_loop().time()
+        async with registration.loading:
+            limit, deadline = _limit(action, spec, time_left, came=came)
+            if not (spec.cacheable and self._cache.enabled):
+                try:
+                    claim = Claim(caller.tenant, _priority(action, spec, caller), deadline, limit)
+                    registration.admission.check(claim)
+                except AegisError as error:
+                    self.measure.refused(spec.name, error.reason)
+                    raise
+            yield
+
+    async def _cached(self, execution: Execution) -> Result:
+        call = execution.call
+        key = await key_of(execution.registration, tenant=call.caller.tenant, arguments=call.arguments)
+        if key is None:
+            return await execution.run()
+        try:
+            return await self._cache.get(key, execution.run, until=call.deadline)
+        except TimeoutError as error:
+            name = execution.registration.tool.spec.name
+            raise ToolTimeout.of(name, execution.limit, running=True) from error
 
     async def batch(
         self,
@@ -129,26 +209,19 @@ class Dispatcher:
             tasks = [group.create_task(one(action)) for action in actions]
         return [task.result() for task in tasks]
 
-    async def _run(self, registration: Registration, call: Call, limit: timedelta) -> Result:
-        loop = asyncio.get_running_loop()
-        name = registration.tool.spec.name
-        begin = loop.time()
-        started: float | None = None
-        if not limit:
-            raise ToolTimeout.of(name, limit, running=False)
-        try:
-            async with asyncio.timeout_at(call.deadline), registration.admission.slot():
-                started = loop.time()
-                value = await registration.tool.runner.run(call)
-                ended = loop.time()
-        except TimeoutError:
-            raise ToolTimeout.of(name, limit, running=started is not None) from None
-        return Result(
-            value, registration.tool, timedelta(seconds=ended - started), timedelta(seconds=started - begin)
-        )
 
-
-def _limit(action: Action, tool: Tool, time_left: timedelta | None) -> timedelta:
-    spec = tool.spec
+def _limit(
+    action: Action, spec: ToolSpec, time_left: timedelta | None, *, came: float
+) -> tuple[timedelta, float]:
+    """Return the call's time and its end: the tool's time counts from now, the caller's since it *came*."""
     limit = min(action.timeout or spec.default_timeout, spec.max_timeout)
-    return max(limit if time_left is None else min(limit, time_left), timedelta(0))
+    end = asyncio.get_running_loop().time() + limit.total_seconds()
+    if time_left is None or came + time_left.total_seconds() >= end:
+        return limit, end
+    time_left = max(time_left, timedelta(0))
+    return time_left, came + time_left.total_seconds()
+
+
+def _priority(action: Action, spec: ToolSpec, caller: Caller) -> Priority:
+    wanted = spec.priority if action.priority is None else action.priority
+    return wanted if MAY_RAISE in caller.roles else max(wanted, spec.priority)

@@ -73,6 +73,18 @@ class InvalidToolOutput(AegisError):
         )
 
 
+class ToolNotAllowed(AegisError):
+    """The tool exists, and is for other roles."""
+
+    kind = ErrorKind.PERMISSION_DENIED
+    reason = "TOOL_NOT_ALLOWED"
+
+    @classmethod
+    def of(cls, tool: str, roles: Iterable[str]) -> ToolNotAllowed:
+        wanted = ", ".join(sorted(roles))
+        return cls(f"tool {tool!r} is for the roles {wanted}; you have none of them", tool=tool, roles=wanted)
+
+
 class ToolTimeout(AegisError):
     """The call's time is over; its work has been stopped, or was never started."""
 
@@ -90,19 +102,108 @@ class ToolTimeout(AegisError):
             phase="run" if running else "queue",
         )
 
+    @classmethod
+    def too_short(cls, tool: str, *, left_s: float, needed_s: float) -> ToolTimeout:
+        """Build the error of a call that was not started because it has too little time left."""
+        left, needed = f"{max(left_s, 0):.3g}", f"{needed_s:.3g}"
+        return cls(
+            f"tool {tool!r} takes {needed} s or more nine times in ten; {left} s were left, and it was not "
+            "started",
+            tool=tool,
+            timeout_s=left,
+            needed_s=needed,
+            phase="queue",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueFacts:
+    """The state of a tool's queue in this agent process, for a caller that is sent away.
+
+    Attributes:
+        running: Calls that run.
+        waiting: Calls that wait.
+        wait_s: How long a further call of this caller would wait, about; None while nothing is measured.
+        retry_after: When trying again may help.
+    """
+
+    running: int
+    waiting: int
+    concurrency: int
+    queue_size: int
+    wait_s: float | None
+    retry_after: timedelta
+
+    def told(self) -> str:
+        return f"{self.running} calls run and {self.waiting} wait in this agent"
+
+    def metadata(self) -> dict[str, str]:
+        return {
+            "running": str(self.running),
+            "waiting": str(self.waiting),
+            "concurrency": str(self.concurrency),
+            "queue_size": str(self.queue_size),
+            "wait_estimate_s": "unknown" if self.wait_s is None else f"{self.wait_s:.3g}",
+            "scope": "replica",
+        }
+
 
 class ToolQueueFull(AegisError):
+    """As many calls wait as may, or another call has taken this one's place in the queue."""
+
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOOL_QUEUE_FULL"
 
     @classmethod
-    def of(cls, tool: str, *, concurrency: int, queue_size: int, retry_after: timedelta) -> ToolQueueFull:
+    def of(cls, tool: str, facts: QueueFacts, *, pushed_out: bool = False) -> ToolQueueFull:
+        why = "its place in the queue went to a call that has precedence: " if pushed_out else ""
         return cls(
-            f"tool {tool!r} runs {concurrency} calls and {queue_size} wait in this agent; try again later",
-            retry_after=retry_after,
+            f"tool {tool!r}: {why}{facts.told()}; try again later",
+            violations=None,
+            retry_after=facts.retry_after,
             tool=tool,
-            concurrency=str(concurrency),
-            queue_size=str(queue_size),
+            pushed_out="yes" if pushed_out else "no",
+            **facts.metadata(),
+        )
+
+
+class ToolOverloaded(AegisError):
+    """The wait is longer than the call has time; it is not let in."""
+
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "TOOL_OVERLOADED"
+
+    @classmethod
+    def of(cls, tool: str, facts: QueueFacts, *, left_s: float, needed_s: float) -> ToolOverloaded:
+        left, needed = f"{left_s:.3g}", f"{needed_s:.3g}"
+        return cls(
+            f"tool {tool!r} would answer after about {needed} s, the wait included; the call has {left} s: "
+            f"{facts.told()}; try again later, or give it more time",
+            violations=None,
+            retry_after=facts.retry_after,
+            tool=tool,
+            timeout_s=left,
+            needed_s=needed,
+            **facts.metadata(),
+        )
+
+
+class ToolQueueTimeout(AegisError):
+    """The call has waited as long as calls of this tool may."""
+
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "TOOL_QUEUE_TIMEOUT"
+
+    @classmethod
+    def of(cls, tool: str, facts: QueueFacts, *, limit: timedelta) -> ToolQueueTimeout:
+        seconds = f"{limit.total_seconds():g}"
+        return cls(
+            f"tool {tool!r} had no free slot for {seconds} s: {facts.told()}; try again later",
+            violations=None,
+            retry_after=facts.retry_after,
+            tool=tool,
+            queue_timeout_s=seconds,
+            **facts.metadata(),
         )
 
 

@@ -5,117 +5,61 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Protocol
+from collections.abc import Coroutine, Iterable
+from datetime import timedelta
+from typing import Any, Final, cast
 
 from aegis_agent.domain.errors import UnknownModel, UnknownModelVersion
-from aegis_agent.domain.registry import Registry
+from aegis_agent.domain.inference import ModelRunner
+from aegis_agent.domain.model import Model, ModelLibrary, ModelLoader, ModelVersion
+from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded
+from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync
+from aegis_agent.domain.registry import Registration, Registry
 from aegis_agent.domain.tool import Tool
-from aegis_common.errors import AegisError, ErrorKind
 
 PRODUCTION: Final = "production"
 """The alias that the model's tool serves."""
 
-_FIRST_RETRY_S: Final = 1.0
-_MAX_RETRY_S: Final = 30.0
 _log: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelVersion:
-    """One immutable version, as its signed manifest describes it.
-
-    Attributes:
-        sha256: Digest of the model file, 64 lower-case hex digits.
-        size_bytes: Size of the model file.
-        provenance: Training run, data set, metrics, and the limits of its domain.
-        create_time: When the manifest was made, UTC.
-    """
-
-    tenant: str
-    model: str
-    version: str
-    sha256: str
-    size_bytes: int
-    format: str
-    provenance: Mapping[str, Any]
-    signer_key_id: str
-    create_time: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A series of versions.
-
-    Attributes:
-        aliases: Alias name to version id.
-        served: Id of the version that answers, or empty.
-        update_time: When the newest version was made.
-    """
-
-    name: str
-    aliases: Mapping[str, str]
-    served: str
-    update_time: datetime
-
-
-class ModelLibrary(Protocol):
-    """Where versions, aliases, and the record of what was published to this agent are kept."""
-
-    async def version(self, tenant: str, model: str, version: str) -> ModelVersion:
-        """Return a version whose signature has been verified."""
-        ...
-
-    async def data(self, version: ModelVersion, *, sha256: str) -> bytes:
-        """Return the model file, whose digest is *sha256* and what the manifest says."""
-        ...
-
-    async def aliases(self, tenant: str, model: str) -> dict[str, str]: ...
-
-    async def set_alias(self, tenant: str, model: str, alias: str, version: str, *, by: str) -> None: ...
-
-    async def remember(self, version: ModelVersion, *, by: str) -> None:
-        """Record that the version has been published; a second time changes nothing."""
-        ...
-
-    async def published(self) -> list[tuple[str, str, str]]:
-        """Return tenant, model and version of everything that was ever published."""
-        ...
-
-
-class ModelLoader(Protocol):
-    async def load(self, version: ModelVersion, data: bytes) -> Tool:
-        """Return a tool that is ready to serve the version.
-
-        Raises:
-            ModelNotLoadable: The file is no model that can be served.
-        """
-        ...
+_Key = tuple[str, str, str]
+"""Tenant, model, version."""
 
 
 class Models:
     """The models of all tenants; a tenant sees its own only."""
 
-    def __init__(self, library: ModelLibrary, loader: ModelLoader, registry: Registry) -> None:
+    def __init__(
+        self,
+        library: ModelLibrary,
+        loader: ModelLoader,
+        registry: Registry,
+        *,
+        sync_every: timedelta = SYNC_EVERY,
+    ) -> None:
         self._library = library
         self._loader = loader
         self._registry = registry
         self._versions: dict[str, dict[str, dict[str, ModelVersion]]] = defaultdict(lambda: defaultdict(dict))
+        self._tools: dict[_Key, Tool] = {}
+        self._beside: dict[_Key, Registration] = {}
+        self._unloaded: set[tuple[str, str]] = set()
         self._locks: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: set[asyncio.Task[None]] = set()
+        self._sync_every_s = sync_every.total_seconds()
 
     async def start(self) -> None:
-        """Serve again what was served before; what the store cannot give now is tried again later."""
-        left = await self._restore(await self._try_published())
-        if left is None or left:
-            self._in_background(self._keep_restoring(left))
+        """Serve what is published, and go on following what other replicas publish and where aliases move."""
+        sync = ModelSync(self._library, self)
+        await sync.turn()
+        self._in_background(self._keep_in_step(sync))
 
     async def close(self) -> None:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._loader.close()
 
     async def models(self, *, tenant: str) -> list[Model]:
         """Return the tenant's models, ordered by name."""
@@ -158,21 +102,25 @@ class Models:
                 `ALIAS_CONFLICT`, as the library says.
         """
         self._registry.check_free(name)
+        aliases = set(aliases)
         async with self._locks[tenant, name]:
             found = await self._library.version(tenant, name, version)
             data = await self._library.data(found, sha256=sha256)
-            tool = None if self._served(tenant, name) == version else await self._loader.load(found, data)
+            new = (tenant, name, version) not in self._tools
+            tool = await self._tool(found, data)
             try:
+                if PRODUCTION in aliases and self._served(tenant, name) != version:
+                    await runner_of(tool).load(data)
                 await self._library.remember(found, by=by)
                 self._versions[tenant][name][version] = found
-                for alias in sorted(set(aliases)):
+                new = False
+                for alias in sorted(aliases):
                     await self._library.set_alias(tenant, name, alias, version, by=by)
-                    if alias == PRODUCTION and tool is not None:
-                        self._swap(tool, tenant)
-                        tool = None
+                    if alias == PRODUCTION:
+                        self._serve(tool, tenant)
             finally:
-                if tool is not None:
-                    await tool.runner.close()
+                if new:
+                    runner_of(self._tools.pop((tenant, name, version))).unload()
         return found
 
     async def set_alias(self, name: str, alias: str, version: str, *, tenant: str, by: str) -> Model:
@@ -183,8 +131,48 @@ class Models:
             UnknownModelVersion: The model has no such version.
             AegisError: `ALIAS_CONFLICT`, or why the version can no longer be loaded.
         """
+        found = self.version(name, version, tenant=tenant)
+        async with self._locks[tenant, name]:
+            moves = alias == PRODUCTION and self._served(tenant, name) != version
+            tool = await self._ready(found) if moves else None
+            await self._library.set_alias(tenant, name, alias, version, by=by)
+            if tool is not None:
+                self._serve(tool, tenant)
+        return await self._model(tenant, name)
+
+    async def find(self, name: str, version: str, *, tenant: str) -> Registration:
+        """Return what runs a model.
+
+        Args:
+            name: The model.
+            version: Id of a version, or empty for the one that the alias `production` names.
+            tenant: For whom.
+
+        Raises:
+            UnknownModel: The tenant has none of that name.
+            UnknownModelVersion: The model has no such version.
+            ModelNotServed: No version is named, and there is no alias `production`.
+            ModelUnloaded: Somebody has unloaded the model.
+            AegisError: Why the version cannot be loaded now.
+        """
+        if (tenant, name) in self._unloaded:
+            raise ModelUnloaded.named(name)
+        served = self._registry.owned(name, owner=tenant)
+        if served is not None and version == served.tool.model_version:
+            return served
+        if version:
+            return await self._other(self.version(name, version, tenant=tenant))
+        return self._production(name, tenant=tenant)
+
+    def version(self, name: str, version: str, *, tenant: str) -> ModelVersion:
+        """Return one version of a model.
+
+        Raises:
+            UnknownModel: The tenant has no such model.
+            UnknownModelVersion: The model has no such version.
+        """
         known = self.versions(name, tenant=tenant)
-        found = next((item for item in known if item.version == version), None)
+        found = self._versions[tenant][name].get(version)
         if found is None:
             raise UnknownModelVersion(
                 f"version {version!r} of model {name!r} has not been published; there are "
@@ -192,25 +180,137 @@ class Models:
                 model=name,
                 version=version,
             )
+        return found
+
+    def production(self, name: str, *, tenant: str) -> ModelVersion:
+        """Return the version that the alias `production` names.
+
+        Raises:
+            UnknownModel: The tenant has no such model.
+            ModelNotServed: There is no such alias.
+        """
+        served = self._production(name, tenant=tenant)
+        return self.version(name, served.tool.model_version, tenant=tenant)
+
+    async def load(self, name: str, *, tenant: str) -> None:
+        """Bring the version that answers into memory, and let calls in again after an `unload`.
+
+        Raises:
+            UnknownModel: The tenant has no such model.
+            ModelNotServed: There is no alias `production`.
+            AegisError: Why it cannot be loaded.
+        """
+        self.versions(name, tenant=tenant)
         async with self._locks[tenant, name]:
-            moves = alias == PRODUCTION and self._served(tenant, name) != version
-            tool = await self._load(found) if moves else None
+            served = self._production(name, tenant=tenant)
+            await runner_of(served.tool).load()
+            self._let_in(name, tenant=tenant, allowed=True)
+
+    def unload(self, name: str, *, tenant: str) -> None:
+        """Free a model's memory; calls in flight finish, later ones are refused until it is loaded again.
+
+        Raises:
+            UnknownModel: The tenant has no such model.
+        """
+        self.versions(name, tenant=tenant)
+        self._let_in(name, tenant=tenant, allowed=False)
+        for tool in self._tools_of(name, tenant=tenant):
+            runner_of(tool).unload()
+
+    def loaded(self, version: ModelVersion) -> tuple[ModelRunner | None, bool]:
+        """Return what runs a version, or None before it was first needed, and whether it lets calls in."""
+        tool = self._tools.get(_key(version))
+        open_ = (version.tenant, version.model) not in self._unloaded
+        return (None if tool is None else runner_of(tool)), open_
+
+    def is_served(self, version: ModelVersion) -> bool:
+        """Return whether the alias `production` names the version."""
+        return self._served(version.tenant, version.model) == version.version
+
+    def knows(self, tenant: str, model: str, version: str) -> bool:
+        """Return whether a version is known here."""
+        return version in self._versions[tenant][model]
+
+    def take_in(self, version: ModelVersion) -> None:
+        """Know a version that was published, here or at another replica."""
+        self._versions[version.tenant][version.model][version.version] = version
+
+    async def follow_alias(self, tenant: str, model: str) -> None:
+        """Serve the version that the alias `production` names, if it is known.
+
+        Raises:
+            AegisError: Why it cannot be served.
+        """
+        async with self._locks[tenant, model]:
+            version = (await self._library.aliases(tenant, model)).get(PRODUCTION, "")
+            known = self._versions[tenant][model].get(version)
+            if known is not None and self._served(tenant, model) != version:
+                self._serve(await self._ready(known), tenant)
+
+    async def _keep_in_step(self, sync: ModelSync) -> None:
+        while True:
+            await asyncio.sleep(self._sync_every_s)
             try:
-                await self._library.set_alias(tenant, name, alias, version, by=by)
-                if tool is not None:
-                    self._swap(tool, tenant)
-                    tool = None
-            finally:
-                if tool is not None:
-                    await tool.runner.close()
-        return await self._model(tenant, name)
+                await sync.turn()
+            except Exception:  # a fault of ours must not end the following for good
+                _log.exception("models could not be brought up to date")
 
-    async def _load(self, version: ModelVersion) -> Tool:
-        return await self._loader.load(version, await self._library.data(version, sha256=version.sha256))
+    def _production(self, name: str, *, tenant: str) -> Registration:
+        found = self._registry.owned(name, owner=tenant)
+        if found is not None and found.tool.model_version:
+            return found
+        self.versions(name, tenant=tenant)
+        raise ModelNotServed(
+            f"model {name!r} has no alias {PRODUCTION!r}: set it, or name a version", model=name
+        )
 
-    def _swap(self, tool: Tool, tenant: str) -> None:
+    def _tools_of(self, name: str, *, tenant: str) -> list[Tool]:
+        return [tool for key, tool in self._tools.items() if key[:2] == (tenant, name)]
+
+    def _let_in(self, name: str, *, tenant: str, allowed: bool) -> None:
+        if allowed:
+            self._unloaded.discard((tenant, name))
+        else:
+            self._unloaded.add((tenant, name))
+        for tool in self._tools_of(name, tenant=tenant):
+            runner_of(tool).available = allowed
+
+    async def _other(self, version: ModelVersion) -> Registration:
+        """Return what runs a version that does not answer under the model's name."""
+        key = _key(version)
+        if key not in self._beside:
+            async with self._locks[version.tenant, version.model]:
+                tool = await self._tool(version)
+            self._beside.setdefault(key, Registration(tool))
+        return self._beside[key]
+
+    async def _tool(self, version: ModelVersion, data: bytes | None = None) -> Tool:
+        """Return the version's tool, made when it is first needed; call it with the model's lock held."""
+        key = _key(version)
+        if key not in self._tools:
+
+            async def fetch() -> bytes:
+                return await self._library.data(version, sha256=version.sha256)
+
+            data = await fetch() if data is None else data
+            self._tools[key] = await self._loader.load(version, data, fetch)
+        return self._tools[key]
+
+    async def _ready(self, version: ModelVersion) -> Tool:
+        """Return the version's tool, in memory."""
+        tool = await self._tool(version)
+        await runner_of(tool).load()
+        return tool
+
+    def _serve(self, tool: Tool, tenant: str) -> None:
+        """Let *tool* answer under the model's name, in one step; what did before ends when its calls have."""
+        if self._served(tenant, tool.spec.name) == tool.model_version:
+            return
+        self._let_in(tool.spec.name, tenant=tenant, allowed=True)
+        runner_of(tool).serving = True
         before = self._registry.swap(tool, tenant=tenant)
         if before is not None:
+            runner_of(before.tool).serving = False
             self._in_background(before.retire())
 
     async def _model(self, tenant: str, name: str) -> Model:
@@ -222,63 +322,19 @@ class Models:
         )
 
     def _served(self, tenant: str, name: str) -> str:
-        tool = next((item for item in self._registry.tools(tenant=tenant) if item.spec.name == name), None)
-        return tool.model_version if tool is not None else ""
+        found = self._registry.owned(name, owner=tenant)
+        return found.tool.model_version if found is not None else ""
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # Restoring after a start.
 
-    async def _try_published(self) -> list[tuple[str, str, str]] | None:
-        try:
-            return await self._library.published()
-        except AegisError as error:
-            _log.warning("published models cannot be read now", extra={"error": error.message})
-            return None
-
-    async def _restore(self, entries: list[tuple[str, str, str]] | None) -> list[tuple[str, str, str]] | None:
-        """Take *entries* in; return those to try again, or None when there is no list yet."""
-        if entries is None:
-            return None
-        left = [entry for entry in entries if not await self._known_again(entry)]
-        names = sorted({(tenant, model) for tenant, model, _ in entries})
-        retry = {name for name in names if not await self._served_again(*name)}
-        return left + [entry for entry in entries if entry[:2] in retry and entry not in left]
-
-    async def _known_again(self, entry: tuple[str, str, str]) -> bool:
-        tenant, model, version = entry
-        try:
-            self._versions[tenant][model][version] = await self._library.version(tenant, model, version)
-        except AegisError as error:
-            return _give_up(error, f"{tenant}/{model}", version)
-        return True
-
-    async def _served_again(self, tenant: str, model: str) -> bool:
-        version = ""
-        try:
-            async with self._locks[tenant, model]:
-                version = (await self._library.aliases(tenant, model)).get(PRODUCTION, "")
-                known = self._versions[tenant][model].get(version)
-                if known is not None and self._served(tenant, model) != version:
-                    self._swap(await self._load(known), tenant)
-        except AegisError as error:
-            return _give_up(error, f"{tenant}/{model}", version)
-        return True
-
-    async def _keep_restoring(self, left: list[tuple[str, str, str]] | None) -> None:
-        pause = _FIRST_RETRY_S
-        while left is None or left:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _MAX_RETRY_S)
-            left = await self._restore(await self._try_published() if left is None else left)
+def runner_of(tool: Tool) -> ModelRunner:
+    """Return the runner of a tool that is a model."""
+    return cast("ModelRunner", tool.runner)
 
 
-def _give_up(error: AegisError, model: str, version: str) -> bool:
-    """Log why a model is not served again; return whether trying again is useless."""
-    final = error.kind is not ErrorKind.UNAVAILABLE
-    extra = {"model": model, "version": version, "reason": error.reason, "error": error.message}
-    _log.log(logging.ERROR if final else logging.WARNING, "model is not served again", extra=extra)
-    return final
+def _key(version: ModelVersion) -> _Key:
+    return version.tenant, version.model, version.version

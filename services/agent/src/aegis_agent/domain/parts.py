@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from aegis_agent.domain import media
 from aegis_agent.domain.call import Arguments
+from aegis_agent.domain.content import Content, fault_of
 from aegis_agent.domain.errors import InvalidToolInput, Violation
+from aegis_agent.domain.schema import is_artifact, is_binary, is_text, wanted_media_type
 from aegis_agent.domain.tool import ToolSpec
 
 MAX_INLINE_BYTES: Final = 8 << 20
@@ -15,17 +18,24 @@ MAX_INLINE_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """Content that lies in an artifact, `artifacts/{sha256}`, of the caller's tenant."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One piece of content.
 
     Attributes:
-        content: A text, raw bytes, or a JSON object.
+        content: A text, raw bytes, a JSON object, or the name of an artifact.
         name: Parameter that it fills, or empty.
         media_type: IANA media type, or empty.
         filename: For messages only.
     """
 
-    content: str | bytes | Mapping[str, Any]
+    content: str | bytes | Mapping[str, Any] | ArtifactRef
     name: str = ""
     media_type: str = ""
     filename: str = ""
@@ -39,7 +49,8 @@ def arguments_of(payload: Payload, spec: ToolSpec) -> Arguments:
     """Return the tool's arguments.
 
     A part with a name fills that parameter. Without one, a JSON object is merged into the arguments, and a
-    text or raw bytes fill the first parameter of their kind that nothing else fills.
+    text or raw bytes fill the first parameter of their kind that nothing else fills; raw bytes go to one that
+    wants their media type. Artifacts stand in the arguments as `ArtifactRef`.
 
     Raises:
         InvalidToolInput: Two parts fill one parameter, none is left for a part, or there are too many bytes.
@@ -58,35 +69,6 @@ def arguments_of(payload: Payload, spec: ToolSpec) -> Arguments:
     return binder.arguments
 
 
-def is_binary(schema: Any, root: Mapping[str, Any]) -> bool:
-    """Tell whether a JSON Schema describes raw bytes."""
-    return any(item.get("contentEncoding") == "base64" for item in _variants(schema, root))
-
-
-def is_text(schema: Any, root: Mapping[str, Any]) -> bool:
-    """Tell whether a JSON Schema describes plain text."""
-    return any(
-        item.get("type") == "string" and "contentEncoding" not in item for item in _variants(schema, root)
-    )
-
-
-def resolved(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow a `$ref` into the definitions of *root*."""
-    for _ in range(8):
-        if not isinstance(schema, Mapping):
-            return {}
-        reference = schema.get("$ref", "")
-        if not reference.startswith("#/$defs/"):
-            return schema
-        schema = root.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
-    return {}
-
-
-def _variants(schema: Any, root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    schema = resolved(schema, root)
-    return [resolved(item, root) for item in schema.get("anyOf", [schema])]
-
-
 class _Binder:
     def __init__(self, spec: ToolSpec) -> None:
         self.arguments: Arguments = {}
@@ -99,22 +81,41 @@ class _Binder:
         if part.name:
             if isinstance(content, str) and is_binary(self._parameters.get(part.name), self._root):
                 content = content.encode()
-            self._set(index, part.name, content)
+            self._set(index, part.name, _described(content, part))
         elif isinstance(content, Mapping):
             for name, value in content.items():
                 self._set(index, name, value)
 
     def fill(self, index: int, part: Part) -> None:
-        text = isinstance(part.content, str)
-        fits = is_text if text else is_binary
-        for name, schema in self._parameters.items():
-            if name not in self.arguments and fits(schema, self._root):
-                self.arguments[name] = part.content
-                return
-        kind = "text" if text else "raw bytes"
-        raise self._error(
-            f"payload[{index}]", "parameter", f"the tool takes no (further) parameter of {kind}"
-        )
+        content = _described(part.content, part)
+        open_ones = [name for name in self._parameters if name not in self.arguments]
+        if isinstance(content, str):
+            fitting, kind = [name for name in open_ones if self._is(is_text, name)], "text"
+        else:
+            fitting, kind = [name for name in open_ones if self._is(is_binary, name)], "raw bytes"
+            if isinstance(content, ArtifactRef):
+                fitting += [name for name in open_ones if self._is(is_artifact, name)]
+        faults = {name: self._fault(name, content, part) for name in fitting}
+        chosen = next((name for name, fault in faults.items() if not fault), None)
+        if chosen is not None:
+            self.arguments[chosen] = content
+            return
+        message = next(iter(faults.values()), f"the tool takes no (further) parameter of {kind}")
+        rule = "contentMediaType" if faults else "parameter"
+        raise self._error(f"payload[{index}]", rule, message)
+
+    def _is(self, kind: Callable[[Any, Mapping[str, Any]], bool], name: str) -> bool:
+        return kind(self._parameters[name], self._root)
+
+    def _fault(self, name: str, content: Any, part: Part) -> str:
+        """Return why *content* is not what the parameter wants, or empty; an artifact is checked later."""
+        wanted = wanted_media_type(self._parameters[name], self._root)
+        if not wanted or isinstance(content, str):
+            return ""
+        if isinstance(content, bytes):
+            return fault_of(content, wanted)
+        said = media.normal(part.media_type)
+        return "" if not said or media.fits(said, wanted) else f"{said} was sent; {wanted} is wanted"
 
     def _set(self, index: int, name: str, value: Any) -> None:
         if name in self.arguments:
@@ -125,6 +126,12 @@ class _Binder:
 
     def _error(self, path: str, rule: str, message: str) -> InvalidToolInput:
         return InvalidToolInput.of(self._tool, [Violation(path, rule, message)])
+
+
+def _described(content: Any, part: Part) -> Any:
+    if isinstance(content, bytes) and (part.media_type or part.filename):
+        return Content(content, part.media_type, part.filename)
+    return content
 
 
 def _check_size(parts: Sequence[Part], spec: ToolSpec) -> None:

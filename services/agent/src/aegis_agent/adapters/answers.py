@@ -1,0 +1,97 @@
+"""What the agent tells of tools and calls, in protobuf."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aegis.agent.v1 import agent_service_pb2 as pb
+from aegis_agent.adapters import parts
+from aegis_agent.adapters.artifacts.results import result_parts
+from aegis_agent.domain.call import Artifacts, Chunk, LogLine, Priority, Progress
+from aegis_agent.domain.execution import Begun
+from aegis_agent.domain.offload import offloaded
+from aegis_agent.domain.result import Result
+from aegis_agent.domain.tool import Tool
+from aegis_common.errors import AegisError
+from aegis_common.rpc.errors import to_status
+
+PRIORITIES: Final = {
+    Priority.HIGH: pb.Tool.PRIORITY_HIGH,
+    Priority.NORMAL: pb.Tool.PRIORITY_NORMAL,
+    Priority.LOW: pb.Tool.PRIORITY_LOW,
+}
+_LEVELS: Final = {
+    "DEBUG": pb.CallLogLine.LEVEL_DEBUG,
+    "INFO": pb.CallLogLine.LEVEL_INFO,
+    "WARNING": pb.CallLogLine.LEVEL_WARNING,
+    "ERROR": pb.CallLogLine.LEVEL_ERROR,
+}
+
+
+def tool_message(tool: Tool) -> pb.Tool:
+    """Return a tool as callers see it."""
+    spec = tool.spec
+    message = pb.Tool(
+        name=f"tools/{spec.name}",
+        description=spec.description,
+        version=spec.version,
+        input_schema=parts.to_struct(spec.input_schema),
+        output_schema=parts.to_struct(spec.output_schema),
+        concurrency=spec.concurrency,
+        queue_size=spec.queue_size,
+        idempotent=spec.idempotent,
+        model=f"models/{spec.model}" if spec.model else "",
+        priority=PRIORITIES[spec.priority],
+        retries=spec.retries,
+        cacheable=spec.cacheable,
+        streams=spec.streams,
+        tags=spec.tags,
+    )
+    message.default_timeout.FromTimedelta(spec.default_timeout)
+    message.max_timeout.FromTimedelta(spec.max_timeout)
+    if spec.queue_timeout is not None:
+        message.queue_timeout.FromTimedelta(spec.queue_timeout)
+    return message
+
+
+async def response_message(result: Result, artifacts: Artifacts | None, *, room: int) -> pb.DispatchResponse:
+    """Return the answer to a call; what has no *room* in it, in bytes, becomes an artifact."""
+    tool = result.tool
+    passed_on = tool.spec.streams and result.value is None
+    schema = tool.spec.output_schema
+    response = pb.DispatchResponse(
+        result=[] if passed_on else await result_parts(result.value, artifacts, room=room, schema=schema),
+        tool=f"tools/{tool.spec.name}",
+        tool_version=tool.spec.version,
+        warnings=tool.warnings,
+        model_version=f"models/{tool.spec.model}/versions/{tool.model_version}" if tool.spec.model else "",
+        cached=result.cached,
+    )
+    response.execution_time.FromTimedelta(result.execution_time)
+    response.queue_time.FromTimedelta(result.queue_time)
+    return response
+
+
+async def event_message(
+    event: Begun | Progress | LogLine | Chunk, *, index: int
+) -> pb.DispatchStreamResponse:
+    """Return one event of a call; *index* is the place of the next item."""
+    if isinstance(event, Begun):
+        started = pb.CallStarted(tool=f"tools/{event.tool.spec.name}", tool_version=event.tool.spec.version)
+        started.queue_time.FromTimedelta(event.queue_time)
+        return pb.DispatchStreamResponse(started=started)
+    if isinstance(event, Progress):
+        progress = pb.CallProgress(done=event.done, total=event.total, message=event.message)
+        return pb.DispatchStreamResponse(progress=progress)
+    if isinstance(event, LogLine):
+        line = pb.CallLogLine(
+            level=_LEVELS.get(event.level, pb.CallLogLine.LEVEL_INFO), message=event.message
+        )
+        return pb.DispatchStreamResponse(log=line)
+    item = pb.CallItem(index=index, parts=await offloaded(parts.to_protos, event.value))
+    return pb.DispatchStreamResponse(item=item)
+
+
+def error_message(error: AegisError) -> pb.DispatchStreamResponse:
+    """Return the last event of a call that failed."""
+    return pb.DispatchStreamResponse(error=to_status(error))

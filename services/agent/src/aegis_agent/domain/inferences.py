@@ -1,0 +1,172 @@
+"""Inferences on raw tensors: the inference protocol's way to the models, beside the tools'."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from aegis_agent.domain.call import Caller, Priority
+from aegis_agent.domain.dispatch import MAY_RAISE
+from aegis_agent.domain.errors import ToolTimeout
+from aegis_agent.domain.fair_queue import Claim
+from aegis_agent.domain.inference import NotStarted, Run, Signature, Tensors
+from aegis_agent.domain.model import ModelVersion
+from aegis_agent.domain.models import Models, runner_of
+from aegis_agent.domain.registry import Registration
+from aegis_agent.domain.slots import Slots
+from aegis_agent.domain.tool import RunsIn
+
+Read = Callable[[Signature], Awaitable[Tensors]]
+"""Turns a request into arrays that fit the signature; raises an AegisError for one that does not."""
+
+READY: Final = "READY"
+LOADING: Final = "LOADING"
+UNAVAILABLE: Final = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a request asks for beside its result.
+
+    Attributes:
+        time_left: Longest time that it may take; None means the model's default.
+        queue_timeout: Longest time until its run begins; None means as long as its deadline lets it.
+        priority: Class of the call; None means the model's. One above the model's counts for admins only.
+    """
+
+    time_left: timedelta | None = None
+    queue_timeout: timedelta | None = None
+    priority: Priority | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """The answer to one request."""
+
+    version: str
+    signature: Signature
+    run: Run
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """One version and its state in this replica."""
+
+    version: ModelVersion
+    state: str
+    reason: str
+
+
+class Inferences:
+    """Runs models on raw tensors; a tenant sees its own models only.
+
+    Args:
+        models: The models.
+        shared: Slots that all calls in child processes share beside each model's own; None means no bound.
+    """
+
+    def __init__(self, models: Models, *, shared: Slots | None = None) -> None:
+        self.models: Final = models
+        self._shared = shared
+
+    async def infer(self, name: str, version: str, read: Read, *, caller: Caller, wish: Wish) -> Inference:
+        """Run a model once. When this is cancelled, the work stops.
+
+        Args:
+            name: The model.
+            version: Id of a version, or empty for the one that answers.
+            read: Gives the inputs.
+            caller: For whom.
+            wish: What else is asked for.
+
+        Raises:
+            UnknownModel, UnknownModelVersion, ModelNotServed, ModelUnloaded: As `Models.find` says.
+            InvalidToolInput: The inputs do not fit the model.
+            ToolTimeout: Time is over; the work has stopped, or was never started.
+            ToolOverloaded, ToolQueueFull: Too many calls wait.
+            ToolFailed, ToolCrashed, ToolOutputTooLarge, ModelMemoryExhausted: As the model's runner says.
+        """
+        registration = await self.models.find(name, version, tenant=caller.tenant)
+        with registration.in_use():
+            tool = registration.tool
+            runner = runner_of(tool)
+            running = _Running(registration, caller, wish, self._shared)
+            run = await running.run(await read(runner.signature))
+            return Inference(tool.model_version, runner.signature, run, runner.labels)
+
+    def index(self, *, tenant: str, names: list[str]) -> list[Indexed]:
+        """Return the versions of the named models, newest first, each with its state."""
+        return [
+            Indexed(version, *self.state(version))
+            for name in names
+            for version in self.models.versions(name, tenant=tenant)
+        ]
+
+    def state(self, version: ModelVersion) -> tuple[str, str]:
+        """Return the state of a version in this replica, and why it is in it."""
+        runner, open_ = self.models.loaded(version)
+        if not open_:
+            return UNAVAILABLE, "unloaded"
+        if runner is None or not runner.resident_bytes:
+            loading = runner is not None and runner.loading
+            return (LOADING, "") if loading else (READY, "in the store; loaded when it is called")
+        return READY, ""
+
+
+def _unbounded(_: Claim) -> AbstractAsyncContextManager[None]:
+    return nullcontext()
+
+
+class _Running:
+    """One inference, from its place in the queue to its result."""
+
+    def __init__(self, registration: Registration, caller: Caller, wish: Wish, shared: Slots | None) -> None:
+        self._registration = registration
+        in_child = registration.tool.spec.runs_in is RunsIn.CHILD
+        self._shared = shared.held if shared is not None and in_child else _unbounded
+        self._spec = registration.tool.spec
+        self._arrived = asyncio.get_running_loop().time()
+        spec = self._spec
+        limit = spec.default_timeout if wish.time_left is None else wish.time_left
+        self._limit = max(min(limit, spec.max_timeout), timedelta(0))
+        self._deadline = self._arrived + self._limit.total_seconds()
+        self._patience = wish.queue_timeout
+        wanted = spec.priority if wish.priority is None else wish.priority
+        priority = wanted if MAY_RAISE in caller.roles else max(wanted, spec.priority)
+        self._tenant, self._priority = caller.tenant, priority
+
+    async def run(self, inputs: Tensors) -> Run:
+        patience = self._patience
+        start_by = math.inf if patience is None else self._arrived + patience.total_seconds()
+        scope = asyncio.timeout_at(min(self._deadline, start_by))
+        admitted = False
+        admission = self._registration.admission
+        try:
+            async with scope, admission.slot(self._claim()), self._shared(self._claim()):
+                admitted = True
+                scope.reschedule(self._deadline)
+                run = await runner_of(self._registration.tool).infer(
+                    inputs, arrived=self._arrived, deadline=self._deadline, start_by=start_by
+                )
+        except NotStarted:
+            raise self._late(running=False) from None
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise self._late(running=admitted) from None
+        admission.finished(run.compute_s)
+        return run
+
+    def _claim(self) -> Claim:
+        return Claim(self._tenant, self._priority, self._deadline)
+
+    def _late(self, *, running: bool) -> ToolTimeout:
+        waits = not running and self._patience is not None
+        limit = min(self._patience, self._limit) if waits and self._patience is not None else self._limit
+        return ToolTimeout.of(self._spec.name, limit, running=running)

@@ -1,0 +1,1 @@
+"""Durable jobs: what they are and how they go from state to state; no store, no transport."""

@@ -1,0 +1,110 @@
+"""Why a job is where it is, in words."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from aegis_agent.domain.jobs.job import AttemptRecord, Job, Outcome, Phase, State, WaitReason
+
+_WAITS: Final = {
+    WaitReason.NOT_BEFORE: "waits for its not_before",
+    WaitReason.CARBON: "waits for a cleaner grid",
+    WaitReason.BACKOFF: "waits before another attempt",
+    WaitReason.TOOL_BUSY: "waits for the tool to have room",
+}
+_OUTCOMES: Final = {
+    Outcome.SUCCEEDED: "gave a result",
+    Outcome.FAILED: "failed",
+    Outcome.LOST: "was lost with its runner",
+    Outcome.CANCELLED: "was stopped",
+    Outcome.HANDED_BACK: "was handed back",
+}
+
+
+def message(job: Job) -> str:
+    """Return why the job stands where it does, in one sentence."""
+    if job.state is State.COMPLETED:
+        return f"completed in attempt {job.attempt}"
+    if job.state is State.FAILED:
+        return job.failure.message if job.failure else "failed"
+    if job.state is State.CANCELLED:
+        return "cancelled"
+    if job.phase is Phase.DEFERRED:
+        what = _WAITS[job.wait_reason] if job.wait_reason else "waits"
+        return f"{what}, until {_time(job.wait_until)} at the latest" if job.wait_until else what
+    if job.phase is Phase.QUEUED:
+        return "waits for a free slot"
+    what = "is being stopped" if job.phase is Phase.CANCELLING else "runs"
+    return f"attempt {job.attempt} {what} on {job.runner}"
+
+
+def explanation(job: Job, *, ahead: int | None, now: datetime) -> list[str]:
+    """Return what has happened and what comes next, in sentences.
+
+    Args:
+        job: The job.
+        ahead: Jobs of its class that wait for a slot, or None.
+        now: The present moment.
+    """
+    lines = [f"{_sentence(message(job))}"]
+    if job.phase is Phase.QUEUED and ahead is not None:
+        lines.append(f"{ahead} jobs of priority {job.spec.priority.name} wait, this one among them.")
+    lines += _carbon(job)
+    lines += [_attempt(item) for item in job.attempts]
+    lines += _outlook(job, now)
+    return lines
+
+
+def _carbon(job: Job) -> list[str]:
+    lines = []
+    answer = job.carbon_answer
+    if answer is not None:
+        value = "no intensity" if answer.intensity is None else f"{answer.intensity:.0f} gCO2e/kWh"
+        limit = "" if answer.threshold is None else f", threshold {answer.threshold:.0f}"
+        verdict = "start" if answer.run_now else "wait"
+        why = f"{answer.reason}: {value}{limit}"
+        lines.append(f"The carbon service said to {verdict} at {_time(answer.asked)} ({why}).")
+    if job.phase is Phase.DEFERRED and job.latest_start is not None and job.ask_carbon_at is not None:
+        lines.append(
+            f"It is asked again at {_time(job.ask_carbon_at)}; the job starts by itself at "
+            f"{_time(job.latest_start)}."
+        )
+    return lines
+
+
+def _attempt(item: AttemptRecord) -> str:
+    if item.outcome is None:
+        return f"Attempt {item.number} runs on {item.runner} since {_time(item.started)}."
+    error = f": {item.failure.reason}: {item.failure.message}" if item.failure else ""
+    what = f"{_OUTCOMES[item.outcome]} at {_time(item.ended)}"
+    return _sentence(f"attempt {item.number} on {item.runner} {what}{error}")
+
+
+def _outlook(job: Job, now: datetime) -> list[str]:
+    lines = []
+    if not job.has_ended:
+        policy = job.spec.retry
+        if job.idempotent:
+            lines.append(
+                f"Its tool is idempotent: it has {policy.max_attempts} attempts, {job.failures} have failed, "
+                "and it runs again when its runner is lost."
+            )
+        else:
+            lines.append("Its tool is not idempotent: once started, it is not started again by itself.")
+        if job.spec.deadline is not None:
+            lines.append(f"It ends at {_time(job.spec.deadline)} at the latest.")
+    elif job.state is State.FAILED:
+        help_ = "may help" if job.dead_letter else "will not help unless something else has changed"
+        lines.append(f"Retrying it {help_}.")
+    if job.expires is not None:
+        lines.append(f"It is kept until {_time(job.expires)}." if job.expires > now else "It is about to go.")
+    return lines
+
+
+def _time(value: datetime | None) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC" if value else "an unknown time"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."

@@ -1,0 +1,338 @@
+"""The state machine of a job: each function returns the job after one thing has happened to it.
+
+    DEFERRED -> QUEUED -> RUNNING -> COMPLETED | FAILED | CANCELLED
+        ^----------^---------'  another attempt, or handed back
+
+Whoever ends an attempt says which one: a runner whose attempt is no longer the current one is fenced off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, JobNotRetryable, WorkerLost
+from aegis_agent.domain.jobs.job import (
+    KEPT_ATTEMPTS,
+    MAX_LOSSES,
+    AttemptRecord,
+    CarbonAnswer,
+    Failure,
+    Job,
+    JobSpec,
+    Outcome,
+    Phase,
+    State,
+    WaitReason,
+)
+from aegis_agent.domain.jobs.retry import backoff
+
+DEFAULT_MAX_WAIT: Final = timedelta(hours=1)
+_MARGIN: Final = timedelta(seconds=5)
+_MARGIN_SHARE: Final = 0.1
+
+
+def latest_start(spec: JobSpec, created: datetime) -> datetime | None:
+    """Return when a job with a carbon policy starts whatever the grid is like; None without a policy."""
+    if spec.carbon is None:
+        return None
+    begin = max(created, spec.not_before or created)
+    limits = []
+    if spec.deadline is not None:
+        limits.append(spec.deadline - spec.timeout * (1 + _MARGIN_SHARE) - _MARGIN)
+    if spec.carbon.max_wait is not None or not limits:
+        limits.append(begin + (DEFAULT_MAX_WAIT if spec.carbon.max_wait is None else spec.carbon.max_wait))
+    return max(begin, min(limits))
+
+
+def accepted(job: Job, *, now: datetime) -> Job:
+    """Return a new job in its first place: deferred, or in the queue."""
+    spec = job.spec
+    latest = latest_start(spec, job.created)
+    job = replace(job, latest_start=latest)
+    begin = spec.not_before
+    if latest is not None and latest > now:
+        early = begin is not None and begin > now
+        return replace(
+            job,
+            phase=Phase.DEFERRED,
+            wait_reason=WaitReason.NOT_BEFORE if early else WaitReason.CARBON,
+            wait_until=latest,
+            ask_carbon_at=begin if early else now,
+        )
+    if begin is not None and begin > now:
+        return _deferred(job, WaitReason.NOT_BEFORE, begin)
+    return queued(job)
+
+
+def queued(job: Job) -> Job:
+    """Return the job in the queue of its class, with a number that no older entry there has."""
+    return replace(
+        _without_wait(job),
+        phase=Phase.QUEUED,
+        runner="",
+        entry="",
+        queue_number=job.queue_number + 1,
+    )
+
+
+def due(job: Job, *, now: datetime) -> Job | None:
+    """Return the job in the queue if its wait is over, else None."""
+    ready = job.phase is Phase.DEFERRED and job.wait_until is not None and job.wait_until <= now
+    return queued(job) if ready else None
+
+
+def carbon_answered(job: Job, answer: CarbonAnswer, *, now: datetime) -> Job | None:
+    """Return the job after the carbon service was asked; None if it does not wait for it any more."""
+    latest = job.latest_start
+    if job.phase is not Phase.DEFERRED or job.ask_carbon_at is None or latest is None:
+        return None
+    job = replace(job, carbon_answer=answer)
+    if answer.run_now or latest <= now:
+        return queued(job)
+    return replace(job, wait_reason=WaitReason.CARBON, ask_carbon_at=min(now + answer.retry_after, latest))
+
+
+def started(
+    job: Job,
+    *,
+    runner: str,
+    entry: str,
+    queue_number: int,
+    idempotent: bool,
+    tool_version: str,
+    now: datetime,
+) -> Job:
+    """Return the job with a new attempt. Only when this is on disk may the tool be started.
+
+    Raises:
+        Fenced: It is not in the queue under that number.
+    """
+    if job.phase is not Phase.QUEUED or job.queue_number != queue_number:
+        raise Fenced
+    attempt = AttemptRecord(number=job.attempt + 1, runner=runner, started=now)
+    return replace(
+        job,
+        phase=Phase.RUNNING,
+        runner=runner,
+        entry=entry,
+        attempt=attempt.number,
+        attempts=(*job.attempts, attempt)[-KEPT_ATTEMPTS:],
+        started=job.started or now,
+        idempotent=idempotent,
+        tool_version=tool_version,
+        hand_backs=0,
+    )
+
+
+def postponed(job: Job, queue_number: int, *, after: timedelta, now: datetime) -> Job:
+    """Return a job that was taken out of the queue and not started: it waits for a while, or in the queue.
+
+    Raises:
+        Fenced: It is not in the queue under that number.
+    """
+    if job.phase is not Phase.QUEUED or job.queue_number != queue_number:
+        raise Fenced
+    job = replace(job, hand_backs=job.hand_backs + 1)
+    return _deferred(job, WaitReason.TOOL_BUSY, now + after) if after else queued(job)
+
+
+def refused(job: Job, queue_number: int, failure: Failure, *, keep: timedelta, now: datetime) -> Job:
+    """Return a job failed that was taken out of the queue and cannot be started at all.
+
+    Raises:
+        Fenced: It is not in the queue under that number.
+    """
+    if job.phase is not Phase.QUEUED or job.queue_number != queue_number:
+        raise Fenced
+    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+
+
+def completed(
+    job: Job, attempt: int, *, model_version: str, warnings: Sequence[str], keep: timedelta, now: datetime
+) -> Job:
+    """Return the job with its result.
+
+    Raises:
+        Fenced: *attempt* is not the current one.
+    """
+    job = _closed(job, attempt, Outcome.SUCCEEDED, None, now)
+    job = replace(job, model_version=model_version, warnings=tuple(warnings))
+    return _ended(job, State.COMPLETED, None, keep=keep, now=now)
+
+
+def failed(job: Job, attempt: int, failure: Failure, *, share: float, keep: timedelta, now: datetime) -> Job:
+    """Return the job after a failed attempt: ended, or waiting for another.
+
+    Args:
+        job: The job.
+        attempt: The attempt that failed.
+        failure: Its error.
+        share: 0 to 1, at random: spreads the next attempts of jobs that failed together.
+        keep: How long an ended job is kept.
+        now: The present moment.
+
+    Raises:
+        Fenced: *attempt* is not the current one.
+    """
+    cancelling = job.phase is Phase.CANCELLING
+    job = _closed(job, attempt, Outcome.CANCELLED if cancelling else Outcome.FAILED, failure, now)
+    if cancelling:
+        return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+    job = replace(job, failures=job.failures + 1)
+    policy = job.spec.retry
+    if failure.retryable and job.idempotent and job.failures < policy.max_attempts:
+        again = now + backoff(policy, job.failures, share=share)
+        if job.spec.deadline is None or again < job.spec.deadline:
+            return _deferred(job, WaitReason.BACKOFF, again)
+    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+
+
+def handed_back(job: Job, attempt: int, *, now: datetime) -> Job:
+    """Return the job in the queue again after an attempt whose code did not run, or may run again.
+
+    Raises:
+        Fenced: *attempt* is not the current one.
+    """
+    return queued(_closed(job, attempt, Outcome.HANDED_BACK, None, now))
+
+
+def cancelled(job: Job, attempt: int, *, keep: timedelta, now: datetime) -> Job:
+    """Return the job after its work was stopped because somebody cancelled it.
+
+    Raises:
+        Fenced: *attempt* is not the current one.
+    """
+    job = _closed(job, attempt, Outcome.CANCELLED, None, now)
+    return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+
+
+def lost(job: Job, *, keep: timedelta, now: datetime, why: str = "") -> Job | None:
+    """Return the job after its runner was lost: ended, or in the queue again; None when it does not run.
+
+    Args:
+        job: The job.
+        keep: How long an ended job is kept.
+        now: The present moment.
+        why: What became of the runner, for the message.
+    """
+    if not job.runs:
+        return None
+    if job.phase is Phase.CANCELLING:
+        job = _closed(job, job.attempt, Outcome.CANCELLED, None, now)
+        return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+    what = why or f"the agent process {job.runner!r} that ran it gave no sign of life"
+    failure = Failure.of(
+        WorkerLost(
+            f"attempt {job.attempt} was lost: {what}",
+            runner=job.runner,
+            attempt=str(job.attempt),
+            idempotent=str(job.idempotent).lower(),
+        )
+    )
+    job = _closed(job, job.attempt, Outcome.LOST, failure, now)
+    job = replace(job, losses=job.losses + 1)
+    if job.idempotent and job.losses <= MAX_LOSSES:
+        return queued(job)
+    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+
+
+def cancel_requested(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
+    """Return the job after somebody cancelled it: ended if it waited; None when nothing changes."""
+    if job.has_ended or job.phase is Phase.CANCELLING:
+        return None
+    if job.phase is Phase.RUNNING:
+        return replace(job, phase=Phase.CANCELLING)
+    return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+
+
+def deadline_over(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
+    """Return the job failed if it has not started by its deadline; None otherwise."""
+    deadline = job.spec.deadline
+    if job.has_ended or job.runs or deadline is None or deadline > now:
+        return None
+    failure = Failure.of(JobDeadline.of(deadline, started=False))
+    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+
+
+def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetime) -> Job:
+    """Return a failed or cancelled job in the queue again, for whoever retries it.
+
+    Raises:
+        JobNotRetryable: It completed, has not ended, or its deadline is over.
+    """
+    if job.state not in (State.FAILED, State.CANCELLED):
+        what = "completed" if job.state is State.COMPLETED else "has not ended"
+        raise JobNotRetryable(
+            f"job {job.job_id!r} {what}; only one that failed or was cancelled is retried",
+            job=job.job_id,
+            state=job.state.name,
+        )
+    spec = replace(job.spec, deadline=deadline or job.spec.deadline)
+    if spec.deadline is not None and spec.deadline <= now:
+        raise JobNotRetryable(
+            f"the deadline {spec.deadline.isoformat()} is over; give a new one",
+            job=job.job_id,
+            deadline=spec.deadline.isoformat(),
+        )
+    return queued(
+        replace(
+            job,
+            spec=spec,
+            principal=principal,
+            state=State.WORKING,
+            failure=None,
+            failures=0,
+            losses=0,
+            hand_backs=0,
+            ended=None,
+            expires=None,
+        )
+    )
+
+
+def check_current(job: Job, attempt: int) -> None:
+    """Check that *attempt* still runs.
+
+    Raises:
+        Fenced: It does not.
+    """
+    if not job.runs or job.attempt != attempt:
+        raise Fenced
+
+
+def _closed(job: Job, attempt: int, outcome: Outcome, failure: Failure | None, now: datetime) -> Job:
+    check_current(job, attempt)
+    last = replace(job.attempts[-1], ended=now, outcome=outcome, failure=failure)
+    return replace(job, attempts=(*job.attempts[:-1], last), runner="", entry="")
+
+
+def _ended(job: Job, state: State, failure: Failure | None, *, keep: timedelta, now: datetime) -> Job:
+    return replace(
+        _without_wait(job),
+        state=state,
+        phase=None,
+        failure=failure,
+        runner="",
+        entry="",
+        ended=now,
+        expires=now + keep,
+    )
+
+
+def _deferred(job: Job, reason: WaitReason, until: datetime) -> Job:
+    return replace(
+        job,
+        phase=Phase.DEFERRED,
+        wait_reason=reason,
+        wait_until=until,
+        ask_carbon_at=None,
+        runner="",
+        entry="",
+    )
+
+
+def _without_wait(job: Job) -> Job:
+    return replace(job, wait_reason=None, wait_until=None, ask_carbon_at=None)

@@ -1,0 +1,116 @@
+"""A model's versions, and who keeps and loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from aegis_agent.domain.tool import Tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """One immutable version, as its signed manifest describes it.
+
+    Attributes:
+        sha256: Digest of the model file, 64 lower-case hex digits.
+        size_bytes: Size of the model file.
+        provenance: Training run, data set, metrics, and the limits of its domain.
+        create_time: When the manifest was made, UTC.
+    """
+
+    tenant: str
+    model: str
+    version: str
+    sha256: str
+    size_bytes: int
+    format: str
+    provenance: Mapping[str, Any]
+    signer_key_id: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A series of versions.
+
+    Attributes:
+        aliases: Alias name to version id.
+        served: Id of the version that answers, or empty.
+        update_time: When the newest version was made.
+    """
+
+    name: str
+    aliases: Mapping[str, str]
+    served: str
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChange:
+    """A version was published, or an alias was moved.
+
+    Attributes:
+        id: Tells it from every other change.
+    """
+
+    id: str
+    tenant: str
+    model: str
+
+
+class ModelLibrary(Protocol):
+    """Where versions, aliases, and the record of what was published to this agent are kept."""
+
+    async def version(self, tenant: str, model: str, version: str) -> ModelVersion:
+        """Return a version whose signature has been verified."""
+        ...
+
+    async def data(self, version: ModelVersion, *, sha256: str) -> bytes:
+        """Return the model file, whose digest is *sha256* and what the manifest says."""
+        ...
+
+    async def aliases(self, tenant: str, model: str) -> dict[str, str]: ...
+
+    async def set_alias(self, tenant: str, model: str, alias: str, version: str, *, by: str) -> None: ...
+
+    async def remember(self, version: ModelVersion, *, by: str) -> None:
+        """Record that the version has been published; a second time changes nothing."""
+        ...
+
+    async def names(self) -> list[tuple[str, str]]:
+        """Return tenant and model of everything that was ever published."""
+        ...
+
+    async def published(self, tenant: str, model: str) -> list[str]:
+        """Return the ids of the model's versions that were published to an agent."""
+        ...
+
+    async def changes(self) -> list[ModelChange]:
+        """Return what was changed through any agent in the last minutes; one may be told twice."""
+        ...
+
+
+Fetch = Callable[[], Awaitable[bytes]]
+"""Returns the model file out of the store, its digest checked."""
+
+
+class ModelLoader(Protocol):
+    async def load(self, version: ModelVersion, data: bytes, fetch: Fetch) -> Tool:
+        """Return a tool that serves the version; its runner is a `ModelRunner`.
+
+        Args:
+            version: The version.
+            data: The model file.
+            fetch: Returns it again, when it comes back into memory later.
+
+        Raises:
+            ModelNotLoadable: The file is no model that can be served.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the memory of all models."""
+        ...
