@@ -1,0 +1,1 @@
+"""Artifacts over an object store, and their door."""
