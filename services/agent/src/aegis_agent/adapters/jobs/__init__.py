@@ -1,0 +1,1 @@
+"""Durable jobs: the Redis store, the runner that works them off, and what keeps house."""

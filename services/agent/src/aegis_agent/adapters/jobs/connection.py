@@ -1,0 +1,149 @@
+"""The connection to the Redis that holds jobs, and the proof that this Redis keeps what it acknowledges."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from aegis_agent.domain.jobs.errors import JobStoreUnavailable
+from aegis_common.errors import ConfigurationError
+
+TIMEOUT_S: Final = 5.0
+"""Longest wait for one answer."""
+_CONNECTIONS: Final = 64
+_RETRY_PAUSE_S: Final = 0.05
+_AWAY: Final = (
+    "OOM",
+    "MISCONF",
+    "LOADING",
+    "MASTERDOWN",
+    "READONLY",
+    "NOREPLICAS",
+    "BUSY ",
+    "NOAUTH",
+    "UNBLOCKED",
+)
+"""How the answers of a Redis begin that cannot take a write now."""
+_log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def connect(url: str) -> redis.asyncio.Redis:
+    """Return a client for *url*: redis://, rediss:// or unix://."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=TIMEOUT_S,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        # The shape of answers depends on the protocol.
+        protocol=2,
+        # One more try: a connection that was idle while Redis restarted is dead when it is next used. Each
+        # write bears being sent twice: it names the revision that it changes.
+        retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), 1),
+        retry_on_error=[redis.exceptions.ConnectionError],
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+class Connection:
+    """Runs commands; a fault becomes `JobStoreUnavailable`, and is remembered.
+
+    Args:
+        client: From `connect`; the caller closes it.
+        checked: Whether the proof of durability has been given already.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, *, checked: bool = False) -> None:
+        self.client: Final = client
+        self._steady_since = time.monotonic()
+        self._checked = checked
+        self._unsafe = ""
+
+    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Return what *work* gives.
+
+        Raises:
+            JobStoreUnavailable: Redis does not answer, or takes no writes.
+        """
+        if not self._checked:
+            raise JobStoreUnavailable.because(self._unsafe or "it has not been reached since the start")
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            return await work(self.client)
+        except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, ResponseError) and not str(error).startswith(_AWAY):
+                raise  # a fault of ours
+            self._steady_since = time.monotonic()
+            raise JobStoreUnavailable.because(_cause(error)) from error
+
+    def steady_for(self) -> float:
+        """Return for how many seconds no command has failed."""
+        return time.monotonic() - self._steady_since
+
+    async def check(self, *, strict: bool) -> None:
+        """Make sure that Redis keeps what it acknowledges; only then are jobs taken.
+
+        Raises:
+            ConfigurationError: It does not.
+            JobStoreUnavailable: It does not answer.
+        """
+        faults = await self._run(_faults)
+        fatal = [fault for fault in faults if fault.fatal or strict]
+        if fatal:
+            self._unsafe = "; ".join(fault.text for fault in fatal)
+            raise ConfigurationError(
+                f"REDIS_URL names a Redis that may lose jobs: {self._unsafe}. Mend its configuration; "
+                "for tests and development, AEGIS_AGENT_JOB_STORE_CHECK=warn takes it as it is"
+            )
+        for fault in faults:
+            _log.warning("JOBS MAY BE LOST: the job store is used although %s", fault.text)
+        self._checked = True
+
+
+class _Fault:
+    def __init__(self, text: str, *, fatal: bool = False) -> None:
+        self.text = text
+        self.fatal = fatal
+
+
+async def _faults(client: redis.asyncio.Redis) -> list[_Fault]:
+    info: dict[str, Any] = await client.info("everything")
+    faults = []
+    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled"):
+        text = "it is a Redis Cluster, which cannot change the several keys of a job in one step"
+        return [_Fault(text, fatal=True)]
+    if info.get("role") in ("slave", "replica"):
+        return [_Fault("it is a read-only replica: name the primary", fatal=True)]
+    if not info.get("aof_enabled"):
+        faults.append(_Fault("it has no append-only file: set `appendonly yes`"))
+    policy = str(info.get("maxmemory_policy", ""))
+    if policy != "noeviction":
+        faults.append(_Fault(f"it evicts keys (maxmemory-policy {policy}): set `noeviction`"))
+    return faults + await _sync_faults(client)
+
+
+async def _sync_faults(client: redis.asyncio.Redis) -> list[_Fault]:
+    try:
+        found = await client.config_get("appendfsync")
+    except ResponseError as error:
+        return [_Fault(f"it does not tell its `appendfsync` ({error}): allow this user CONFIG GET")]
+    mode = str(found.get("appendfsync", "unknown"))
+    if mode == "always":
+        return []
+    return [_Fault(f"it acknowledges what is not on disk yet (appendfsync {mode}): set `appendfsync always`")]
+
+
+def _cause(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:120]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,126 @@
+"""What else changes in Redis when a job changes: queues, indexes, events, announcements."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from aegis_agent.adapters.jobs import keys
+from aegis_agent.adapters.jobs.records import to_record
+from aegis_agent.domain.jobs.job import Job, Phase, State
+
+Command = tuple[str | bytes | int, ...]
+
+MAX_EVENTS: Final = 256
+_EVENTS_AFTER_END: Final = timedelta(hours=1)
+STATE_EVENT: Final = "state"
+
+
+def commands(old: Job | None, new: Job, *, result: bytes | None = None, drop: str = "") -> list[Command]:
+    """Return the commands that take the store from *old* (None: nothing) to *new*, but for the payload.
+
+    Args:
+        old: The job as it is.
+        new: The job as it shall be.
+        result: Encoded result to keep with it.
+        drop: Entry of its queue to remove, or empty.
+    """
+    member, job_key = new.ref.member, keys.job(new.ref)
+    made: list[Command] = [("HSET", job_key, *_fields(new))]
+    if result is not None:
+        made.append(("HSET", job_key, "result", result))
+    if old is None:
+        made.append(("ZADD", keys.index(new.tenant), 0, new.job_id))
+    if old is None or old.state is not new.state:
+        if old is not None:
+            made.append(("ZREM", keys.index(old.tenant, old.state), old.job_id))
+        made.append(("ZADD", keys.index(new.tenant, new.state), 0, new.job_id))
+    made += _queue(old, new, drop)
+    made += _schedules(old, new, member)
+    made += _end(old, new, job_key)
+    made += _events(new)
+    taken = old is not None and old.phase is Phase.QUEUED and new.has_ended
+    if new.phase is Phase.CANCELLING or taken:  # a runner may have it
+        made.append(("PUBLISH", keys.SIGNALS, f"{keys.CANCEL} {member}"))
+    return made
+
+
+def _fields(job: Job) -> tuple[str | int, ...]:
+    phase = job.phase.value if job.phase else ""
+    values: dict[str, str | int] = {
+        "record": to_record(job),
+        "revision": job.revision,
+        "attempt": job.attempt,
+        "runner": job.runner,
+        "phase": phase,
+    }
+    return tuple(item for pair in values.items() for item in pair)
+
+
+def _queue(old: Job | None, new: Job, drop: str) -> list[Command]:
+    made: list[Command] = []
+    queue = keys.QUEUES[new.spec.priority]
+    left = old.entry if old is not None and old.entry != new.entry else ""
+    for entry in {left, drop} - {""}:
+        made += [("XACK", queue, keys.GROUP, entry), ("XDEL", queue, entry)]
+    if new.phase is Phase.QUEUED and (old is None or old.queue_number != new.queue_number):
+        made.append(("XADD", queue, "*", "job", new.ref.member, "number", new.queue_number))
+        made.append(("PUBLISH", keys.SIGNALS, keys.WORK))
+    return made
+
+
+def _schedules(old: Job | None, new: Job, member: str) -> list[Command]:
+    waiting = None if new.has_ended or new.runs else new.spec.deadline
+    waited = None if old is None or old.has_ended or old.runs else old.spec.deadline
+    made: list[Command] = []
+    for key, before, after in (
+        (keys.DELAYED, old.wait_until if old else None, new.wait_until),
+        (keys.CARBON, old.ask_carbon_at if old else None, new.ask_carbon_at),
+        (keys.DEADLINES, waited, waiting),
+        (keys.EXPIRY, old.expires if old else None, new.expires),
+    ):
+        if after is not None and after != before:
+            made.append(("ZADD", key, keys.score(after), member))
+        elif after is None and before is not None:
+            made.append(("ZREM", key, member))
+    return made
+
+
+def _end(old: Job | None, new: Job, job_key: str) -> list[Command]:
+    if new.state is State.COMPLETED:
+        return [("HDEL", job_key, "checkpoint")]
+    if old is not None and old.has_ended:
+        return [("PERSIST", keys.events(new.ref)), ("HDEL", job_key, "progress")]
+    return []
+
+
+def _events(new: Job) -> list[Command]:
+    key = keys.events(new.ref)
+    made: list[Command] = [
+        (
+            *("XADD", key, "MAXLEN", "~", MAX_EVENTS, "*"),
+            *("kind", STATE_EVENT, "data", to_record(new), "attempt", new.attempt),
+        ),
+        ("PUBLISH", keys.channel(new.ref), ""),
+    ]
+    if new.has_ended:
+        made.append(("PEXPIRE", key, int(_EVENTS_AFTER_END.total_seconds() * 1000)))
+    return made
+
+
+def deletion(job: Job) -> list[Command]:
+    """Return the commands that delete an ended job."""
+    made: list[Command] = [
+        ("DEL", keys.job(job.ref), keys.events(job.ref)),
+        ("ZREM", keys.index(job.tenant), job.job_id),
+        ("ZREM", keys.index(job.tenant, job.state), job.job_id),
+        ("ZREM", keys.EXPIRY, job.ref.member),
+    ]
+    if job.request_id:
+        made.append(("DEL", keys.request(job.tenant, job.request_id)))
+    return made
+
+
+def flat(made: list[Command]) -> list[str | bytes | int]:
+    """Return commands as the scripts read them: each after its count of words."""
+    return [word for command in made for word in (len(command), *command)]

@@ -1,0 +1,216 @@
+"""Keeps house among the jobs: promotes those whose time has come, finds lost runners, deletes what is old.
+
+Every agent runs one; a lease decides which of them works. All of it may run twice without harm: each step
+names the revision of the job that it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta
+from typing import Any, Final, Self
+
+from aegis_agent.adapters.jobs import keys, scripts
+from aegis_agent.adapters.jobs.queue import Entry, RunnerQueue
+from aegis_agent.adapters.jobs.store import RedisJobStore
+from aegis_agent.domain.jobs import machine
+from aegis_agent.domain.jobs.errors import JobStoreUnavailable, UnknownJob, UnknownZone, UnreadableJob
+from aegis_agent.domain.jobs.job import CarbonAnswer, CarbonPolicy, Job, JobRef, Phase
+from aegis_agent.domain.jobs.ports import Carbon, Change
+from aegis_common.background import Every
+from aegis_common.clock import Clock
+
+_TICK: Final = timedelta(seconds=0.25)
+_ASK: Final = timedelta(seconds=1)
+_DELETE: Final = timedelta(seconds=15)
+_FORGET: Final = timedelta(minutes=10)
+_LEASE_MS: Final = 5_000
+_BATCH: Final = 200
+_AT_ONCE: Final = 8
+_ASK_AGAIN: Final = timedelta(seconds=30)
+_log: Final = logging.getLogger(__name__)
+
+Step = Callable[[], Awaitable[None]]
+
+
+class Housekeeper:
+    """Use as `async with`.
+
+    Args:
+        store: The jobs.
+        queue: The queues, under a name of the housekeeper's own.
+        carbon: None where there is no carbon service.
+        clock: The time.
+        holder: Name of this process; no other has it.
+        lease: How long a job may go without a sign of life of its runner.
+        keep: How long an ended job is kept.
+    """
+
+    def __init__(
+        self,
+        store: RedisJobStore,
+        queue: RunnerQueue,
+        *,
+        carbon: Carbon | None,
+        clock: Clock,
+        holder: str,
+        lease: timedelta,
+        keep: timedelta,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._carbon = carbon
+        self._clock = clock
+        self._holder = holder
+        self._lease = lease
+        self._keep = keep
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for name, interval, step in (
+            ("promote", _TICK, self._promote),
+            ("sweep", self._sweep_pause, self._sweep),
+            ("carbon", _ASK, self._ask_carbon),
+            ("delete", _DELETE, self._delete),
+            ("forget", _FORGET, self._queue.forget_consumers),
+        ):
+            work = self._guarded(name, step)
+            await self._stack.enter_async_context(Every(interval, work, name=f"jobs: {name}"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+        for name in ("promote", "sweep", "carbon", "delete", "forget"):
+            try:
+                await self._store.eval(scripts.DROP_LEASE, (keys.lease(name),), self._holder)
+            except JobStoreUnavailable:
+                return  # it ends by itself
+
+    def _sweep_pause(self) -> timedelta:
+        return self._lease * random.uniform(0.15, 0.35)  # noqa: S311  # spreads load, keeps no secret
+
+    def _guarded(self, name: str, step: Step) -> Step:
+        async def work() -> None:
+            try:
+                held = await self._store.eval(
+                    scripts.KEEP_LEASE, (keys.lease(name),), self._holder, _LEASE_MS
+                )
+                if held:
+                    await step()
+            except JobStoreUnavailable as error:
+                _log.debug("jobs are not kept house for: %s", error.message)
+
+        return work
+
+    async def _promote(self) -> None:
+        now = self._clock()
+        await self._each(keys.DELAYED, now, lambda job: machine.due(job, now=now))
+        await self._each(
+            keys.DEADLINES, now, lambda job: machine.deadline_over(job, keep=self._keep, now=now)
+        )
+
+    async def _each(self, key: str, now: datetime, change: Change) -> None:
+        await _at_once([self._change(key, ref, job, change) for ref, job in await self._due(key, now)])
+
+    async def _due(self, key: str, now: datetime) -> list[tuple[JobRef, Job]]:
+        """Return the jobs of a sorted set whose time has come; those that are gone leave it."""
+        refs = await self._store.due(key, now=now, count=_BATCH)
+        found = list(zip(refs, await self._store.load_many(refs), strict=True))
+        for ref, job in found:
+            if job is None:
+                await self._store.drop_member(key, ref.member)
+        return [(ref, job) for ref, job in found if isinstance(job, Job)]
+
+    async def _change(self, key: str, ref: JobRef, job: Job, change: Change) -> None:
+        try:
+            await self._store.update(ref, change, known=job)
+        except UnknownJob:
+            await self._store.drop_member(key, ref.member)
+
+    async def _sweep(self) -> None:
+        """Decide about jobs whose runner gave no sign of life for a lease.
+
+        Runners could not give one while Redis was away: after that they get a whole lease to catch up.
+        """
+        if self._store.connection.steady_for() < self._lease.total_seconds():
+            return
+        await _at_once([self._lost(entry) for entry in await self._queue.claim_expired(_BATCH)])
+
+    async def _lost(self, entry: Entry) -> None:
+        try:
+            job = await self._store.load(entry.ref)
+        except UnknownJob:
+            await self._queue.drop(entry)
+            return
+        except UnreadableJob as error:
+            _log.error("a job cannot be read: %s", error.message, extra={"job": entry.ref.member})
+            return
+        if not entry.leads_to(job):
+            await self._queue.drop(entry)
+            return
+
+        def change(now: Job) -> Job | None:
+            if not entry.leads_to(now):
+                return None
+            if now.phase is Phase.QUEUED:  # taken, and not started
+                return machine.queued(now)
+            return machine.lost(now, keep=self._keep, now=self._clock())
+
+        changed = await self._store.update(entry.ref, change, known=job, drop=entry.entry)
+        if changed is not None and job.runs:
+            _log.warning("the runner of a job was lost", extra={"job": job.ref.member, "runner": job.runner})
+
+    async def _ask_carbon(self) -> None:
+        answers: dict[tuple[str, CarbonPolicy], asyncio.Task[CarbonAnswer]] = {}
+
+        async def one(ref: JobRef, job: Job) -> None:
+            policy = job.spec.carbon or CarbonPolicy()
+            key = (job.principal, policy)
+            if key not in answers:  # one question for all jobs that would ask the same
+                answers[key] = asyncio.create_task(self._answer(job, policy))
+            answer = await answers[key]
+
+            def change(now: Job) -> Job | None:
+                return machine.carbon_answered(now, answer, now=self._clock())
+
+            await self._change(keys.CARBON, ref, job, change)
+
+        due = await self._due(keys.CARBON, self._clock())
+        await _at_once([one(ref, job) for ref, job in due])
+
+    async def _answer(self, job: Job, policy: CarbonPolicy) -> CarbonAnswer:
+        unknown = CarbonAnswer(
+            run_now=False, reason="NO_CARBON_SERVICE", asked=self._clock(), retry_after=_ASK_AGAIN
+        )
+        if self._carbon is None:
+            return unknown
+        try:
+            return await self._carbon.ask(policy, principal=job.principal, traceparent=job.traceparent)
+        except UnknownZone as error:
+            _log.warning(
+                "a job waits for a zone that is gone: %s", error.message, extra={"job": job.ref.member}
+            )
+            return unknown
+
+    async def _delete(self) -> None:
+        now = self._clock()
+        for _, job in await self._due(keys.EXPIRY, now):
+            await self._store.delete(job, now=now)
+
+
+async def _at_once(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do *work*, a few pieces at a time; the first failure is raised when all is done."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(piece: Coroutine[Any, Any, None]) -> None:
+        async with slots:
+            await piece
+
+    results = await asyncio.gather(*(one(piece) for piece in work), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

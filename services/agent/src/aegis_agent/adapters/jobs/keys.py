@@ -1,0 +1,72 @@
+"""Every key of the job store in Redis, and what lies there; all begin with `agent:jobs:`.
+
+    agent:jobs:t:TENANT:job:ID        hash: `record` (JSON of the job), `revision`, `attempt` and `runner`
+                                      (the fence), `phase`, `payload`, `result`, `checkpoint`, `progress`
+    agent:jobs:t:TENANT:events:ID     stream of the job's last events; goes an hour after the job's end
+    agent:jobs:t:TENANT:request:UUID  `ID HASH` of the job that came with that request id
+    agent:jobs:t:TENANT:index         sorted set of ids, which sort by time
+    agent:jobs:t:TENANT:state:STATE   the same, of the jobs in one state
+    agent:jobs:queue:PRIORITY         stream of the jobs that wait for a slot, or run: `job` (TENANT/ID)
+                                      and `number`; read by the consumer group `runners`, whose idle time is
+                                      the lease
+    agent:jobs:delayed                sorted set TENANT/ID by the time when a deferred job becomes ready
+    agent:jobs:carbon                 the same by the time when the carbon service is asked next
+    agent:jobs:deadlines              the same by deadline, of the jobs that do not run
+    agent:jobs:expiry                 the same by the time when an ended job is deleted
+    agent:jobs:lease:NAME             which process keeps house
+    agent:jobs:signals                channel: `work`, or `cancel TENANT/ID`
+    agent:jobs:events:TENANT/ID       channel: the job has a new event
+
+Everything that belongs to one change of a job is written by one script, so that no crash leaves half of it.
+Scores are milliseconds since 1970 (UTC). Values are JSON or protobuf, never pickle.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from aegis_agent.domain.call import Priority
+from aegis_agent.domain.jobs.job import JobRef, State
+
+PREFIX: Final = "agent:jobs:"
+GROUP: Final = "runners"
+DELAYED: Final = f"{PREFIX}delayed"
+CARBON: Final = f"{PREFIX}carbon"
+DEADLINES: Final = f"{PREFIX}deadlines"
+EXPIRY: Final = f"{PREFIX}expiry"
+SIGNALS: Final = f"{PREFIX}signals"
+WORK: Final = "work"
+CANCEL: Final = "cancel"
+QUEUES: Final = {priority: f"{PREFIX}queue:{priority.name.lower()}" for priority in Priority}
+
+
+def job(ref: JobRef) -> str:
+    return f"{PREFIX}t:{ref.tenant}:job:{ref.job_id}"
+
+
+def events(ref: JobRef) -> str:
+    return f"{PREFIX}t:{ref.tenant}:events:{ref.job_id}"
+
+
+def request(tenant: str, request_id: str) -> str:
+    return f"{PREFIX}t:{tenant}:request:{request_id}"
+
+
+def index(tenant: str, state: State | None = None) -> str:
+    """Return the index of all jobs, or of those in one state."""
+    return f"{PREFIX}t:{tenant}:" + (f"state:{state.value}" if state else "index")
+
+
+def lease(name: str) -> str:
+    return f"{PREFIX}lease:{name}"
+
+
+def channel(ref: JobRef) -> str:
+    """Return the channel on which new events of a job are announced."""
+    return f"{PREFIX}events:{ref.member}"
+
+
+def score(moment: datetime) -> int:
+    """Return a moment as a score, in milliseconds."""
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,110 @@
+"""The scripts that make each change of a job one step; Redis runs a script whole or not at all."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_RUN_COMMANDS: Final = """
+local function run(from)
+  while from <= #ARGV do
+    local count, command = tonumber(ARGV[from]), {}
+    for item = 1, count do command[item] = ARGV[from + item] end
+    redis.call(unpack(command))
+    from = from + count + 1
+  end
+end
+"""
+
+COMMIT: Final = (
+    _RUN_COMMANDS
+    + """
+-- KEYS: job. ARGV: the revision that the caller knows, then commands, each after its count of words.
+-- Returns 1, or 0 when somebody else has changed the job meanwhile.
+if (redis.call('HGET', KEYS[1], 'revision') or '') ~= ARGV[1] then return 0 end
+run(2)
+return 1
+"""
+)
+
+CREATE: Final = (
+    _RUN_COMMANDS
+    + """
+-- KEYS: job, request or '', index of unfinished jobs. ARGV: request value, most unfinished jobs, commands.
+-- Returns '' when it was kept, 'full', or the value of the request that was there before.
+if redis.call('EXISTS', KEYS[1]) == 1 then return '' end
+if KEYS[2] ~= '' then
+  local seen = redis.call('GET', KEYS[2])
+  if seen then return seen end
+end
+if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[2]) then return 'full' end
+if KEYS[2] ~= '' then redis.call('SET', KEYS[2], ARGV[1]) end
+run(3)
+return ''
+"""
+)
+
+_FENCE: Final = """
+local now = redis.call('HMGET', KEYS[1], 'attempt', 'runner')
+if now[1] ~= ARGV[1] or now[2] ~= ARGV[2] then return 0 end
+"""
+
+RENEW: Final = """
+-- KEYS: job, queue. ARGV: runner, group, entry. Returns 0 when the entry is not this runner's any more, 1, or
+-- 2 when the job is not to be run any more. Claiming one's own entry sets its idle time back to 0.
+local held = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
+if #held == 0 or held[1][2] ~= ARGV[1] then return 0 end
+redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, ARGV[3], 'JUSTID')
+local phase = redis.call('HGET', KEYS[1], 'phase')
+if phase == 'queued' or phase == 'running' then return 1 end
+return 2
+"""
+
+TELL: Final = (
+    _FENCE
+    + """
+-- KEYS: job, events. ARGV: attempt, runner, progress or '', most events, channel, then kind and data of each
+-- event. Returns 0 when the attempt is another's, else 1.
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'progress', ARGV[3]) end
+for item = 6, #ARGV, 2 do
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*',
+    'kind', ARGV[item], 'data', ARGV[item + 1], 'attempt', ARGV[1])
+end
+redis.call('PUBLISH', ARGV[5], '')
+return 1
+"""
+)
+
+CHECKPOINT: Final = (
+    _FENCE
+    + """
+-- KEYS: job. ARGV: attempt, runner, data. Returns 0 when the attempt is another's, else 1.
+redis.call('HSET', KEYS[1], 'checkpoint', ARGV[3])
+return 1
+"""
+)
+
+DELETE: Final = (
+    _RUN_COMMANDS
+    + """
+-- KEYS: job, expiry. ARGV: member, now, then commands. Deletes an ended job whose time is over; a retried one
+-- has left the expiry set.
+local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not due or tonumber(due) > tonumber(ARGV[2]) then return 0 end
+run(3)
+return 1
+"""
+)
+
+KEEP_LEASE: Final = """
+-- KEYS: lease. ARGV: holder, milliseconds. Takes or renews a lease; returns 1 when the holder has it.
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+DROP_LEASE: Final = """
+-- KEYS: lease. ARGV: holder.
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""

@@ -1,0 +1,247 @@
+"""Jobs in Redis: a `JobStore` of the domain, and what the runner and the housekeepers need besides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final, cast
+
+from redis.exceptions import ResponseError
+
+from aegis_agent.adapters.jobs import effects, keys, scripts
+from aegis_agent.adapters.jobs.connection import Connection
+from aegis_agent.adapters.jobs.records import from_record, read_progress
+from aegis_agent.domain.call import Priority, Progress
+from aegis_agent.domain.jobs.errors import (
+    JobStoreUnavailable,
+    RequestIdReused,
+    TooManyJobs,
+    UnknownJob,
+    UnreadableJob,
+)
+from aegis_agent.domain.jobs.job import Job, JobRef, State
+from aegis_agent.domain.jobs.ports import Change, StoredJob
+
+_RECORD: Final = ("record", "revision")
+_log: Final = logging.getLogger(__name__)
+_WHOLE: Final = ("record", "revision", "payload", "result", "progress")
+
+
+class RedisJobStore:
+    """Keeps jobs in Redis, under the keys that `keys` lists.
+
+    Args:
+        connection: To Redis.
+        max_unfinished: Most unfinished jobs of one tenant.
+    """
+
+    def __init__(self, connection: Connection, *, max_unfinished: int) -> None:
+        self.connection: Final = connection
+        self._max_unfinished = max_unfinished
+
+    async def eval(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
+        """Run a script over keys; see `Connection.run` for what it raises."""
+
+        def work(client: Any) -> Awaitable[Any]:
+            return cast("Awaitable[Any]", client.eval(script, len(names), *names, *arguments))
+
+        return await self.connection.run(work)
+
+    async def known(self, tenant: str, request_id: str, *, request_hash: str) -> Job | None:
+        seen = await self.connection.run(lambda client: client.get(keys.request(tenant, request_id)))
+        return None if seen is None else await self._seen(tenant, seen, request_id, request_hash)
+
+    async def create(self, job: Job, *, payload: bytes, request_hash: str) -> Job:
+        job = replace(job, revision=1)
+        request = keys.request(job.tenant, job.request_id) if job.request_id else ""
+        made = effects.commands(None, job)
+        made.append(("HSET", keys.job(job.ref), "payload", payload))
+        answer = await self.eval(
+            scripts.CREATE,
+            (keys.job(job.ref), request, keys.index(job.tenant, State.WORKING)),
+            f"{job.job_id} {request_hash}",
+            self._max_unfinished,
+            *effects.flat(made),
+        )
+        if answer == b"full":
+            raise TooManyJobs(
+                f"tenant {job.tenant!r} has {self._max_unfinished} unfinished jobs; wait for some to end",
+                tenant=job.tenant,
+                limit=str(self._max_unfinished),
+            )
+        return job if not answer else await self._seen(job.tenant, answer, job.request_id, request_hash)
+
+    async def _seen(self, tenant: str, value: bytes, request_id: str, request_hash: str) -> Job:
+        job_id, _, seen_hash = value.decode().partition(" ")
+        if seen_hash != request_hash:
+            raise RequestIdReused(
+                f"request_id {request_id} came with another job before; use a new one for a new job",
+                request_id=request_id,
+                job=f"jobs/{job_id}",
+            )
+        return await self.load(JobRef(tenant=tenant, job_id=job_id))
+
+    async def load(self, ref: JobRef) -> Job:
+        fields = await self.connection.run(lambda client: client.hmget(keys.job(ref), _RECORD))
+        return _job(ref, fields)
+
+    async def load_whole(self, ref: JobRef) -> StoredJob:
+        fields = await self.connection.run(lambda client: client.hmget(keys.job(ref), _WHOLE))
+        return StoredJob(
+            job=_job(ref, fields),
+            payload=fields[2] or b"",
+            result=fields[3] or b"",
+            progress=read_progress(fields[4]),
+        )
+
+    async def checkpoint(self, ref: JobRef) -> bytes | None:
+        """Return what an attempt of the job saved last, or None."""
+        found: bytes | None = await self.connection.run(
+            lambda client: cast("Awaitable[Any]", client.hget(keys.job(ref), "checkpoint"))
+        )
+        return found
+
+    async def newest(
+        self, tenant: str, *, state: State | None, before: str, count: int
+    ) -> Sequence[tuple[str, Job | None]]:
+        ids: list[bytes] = await self.connection.run(
+            lambda client: client.zrevrangebylex(
+                keys.index(tenant, state), f"({before}" if before else "+", "-", start=0, num=count
+            )
+        )
+        refs = [JobRef(tenant=tenant, job_id=item.decode()) for item in ids]
+        jobs = await self.load_many(refs)
+        return [
+            (ref.job_id, job if isinstance(job, Job) else None) for ref, job in zip(refs, jobs, strict=True)
+        ]
+
+    async def load_many(self, refs: Sequence[JobRef]) -> list[Job | UnreadableJob | None]:
+        """Return the jobs; None for each that is gone, and the error for each that cannot be read."""
+        rows = await self._rows(refs, _RECORD)
+        return [_job_or_error(ref, row) for ref, row in zip(refs, rows, strict=True)]
+
+    async def progress(self, refs: Sequence[JobRef]) -> Sequence[Progress | None]:
+        return [read_progress(row[0]) for row in await self._rows(refs, ("progress",))]
+
+    async def _rows(self, refs: Sequence[JobRef], fields: Sequence[str]) -> list[list[bytes | None]]:
+        if not refs:
+            return []
+
+        async def work(client: Any) -> list[list[bytes | None]]:
+            async with client.pipeline(transaction=False) as pipe:
+                for ref in refs:
+                    pipe.hmget(keys.job(ref), fields)
+                return cast("list[list[bytes | None]]", await pipe.execute())
+
+        return await self.connection.run(work)
+
+    async def update(
+        self,
+        ref: JobRef,
+        change: Change,
+        *,
+        known: Job | None = None,
+        result: bytes | None = None,
+        drop: str = "",
+    ) -> Job | None:
+        """Change a job; as `JobStore.update`.
+
+        Args:
+            ref: The job.
+            change: Says what it becomes.
+            known: The job as it was last seen.
+            result: Encoded result to keep with it.
+            drop: Entry of its queue to remove in the same step, or empty.
+        """
+        job = known or await self.load(ref)
+        while True:
+            wanted = change(job)
+            if wanted is None:
+                return None
+            wanted = replace(wanted, revision=job.revision + 1)
+            made = effects.flat(effects.commands(job, wanted, result=result, drop=drop))
+            if await self.eval(scripts.COMMIT, (keys.job(ref),), job.revision, *made):
+                return wanted
+            # Somebody was quicker, or it was ourselves and the answer was lost: *change* decides anew.
+            job = await self.load(ref)
+
+    async def delete(self, job: Job, *, now: datetime) -> None:
+        """Delete an ended job whose retention is over; one that was retried meanwhile stays."""
+        made = effects.flat(effects.deletion(job))
+        await self.eval(
+            scripts.DELETE, (keys.job(job.ref), keys.EXPIRY), job.ref.member, keys.score(now), *made
+        )
+
+    async def drop_member(self, key: str, member: str) -> None:
+        """Take a job that is gone out of a sorted set."""
+        await self.connection.run(lambda client: client.zrem(key, member))
+
+    async def due(self, key: str, *, now: datetime, count: int) -> list[JobRef]:
+        """Return the jobs of a sorted set whose time has come, earliest first."""
+        found: list[bytes] = await self.connection.run(
+            lambda client: client.zrangebyscore(key, "-inf", keys.score(now), start=0, num=count)
+        )
+        return [JobRef.of_member(item.decode()) for item in found]
+
+    async def queue_length(self, priority: Priority) -> int:
+        queue = keys.QUEUES[priority]
+
+        async def work(client: Any) -> int:
+            async with client.pipeline(transaction=False) as pipe:
+                pipe.xlen(queue)
+                pipe.xpending(queue, keys.GROUP)
+                length, pending = await pipe.execute(raise_on_error=False)
+            for answer in (length, pending):
+                if isinstance(answer, Exception) and not no_group(answer):
+                    raise answer
+            taken = 0 if isinstance(pending, Exception) else int(pending["pending"])
+            return max(0, int(length) - taken)
+
+        return await self.connection.run(work)
+
+    async def prepare(self) -> None:
+        """Make the consumer groups, where they are missing."""
+
+        async def work(client: Any) -> None:
+            for queue in keys.QUEUES.values():
+                try:
+                    await client.xgroup_create(queue, keys.GROUP, id="0", mkstream=True)
+                except ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
+
+        await self.connection.run(work)
+
+
+def no_group(error: Exception) -> bool:
+    """Whether Redis says that nobody has read from a queue yet."""
+    return isinstance(error, ResponseError) and "NOGROUP" in str(error)
+
+
+def _job(ref: JobRef, fields: Sequence[bytes | None]) -> Job:
+    record, revision = fields[0], fields[1]
+    if record is None or revision is None:
+        raise UnknownJob.named(ref.job_id)
+    return from_record(record, int(revision))
+
+
+def _job_or_error(ref: JobRef, fields: Sequence[bytes | None]) -> Job | UnreadableJob | None:
+    try:
+        return _job(ref, fields)
+    except UnknownJob:
+        return None
+    except UnreadableJob as error:
+        _log.error("job %s cannot be read: %s", ref.member, error.message)
+        return error
+
+
+async def insist(work: Any, *, pause_s: float = 0.2) -> Any:
+    """Return what *work* gives, trying again until the store answers: for what must not be given up."""
+    while True:
+        try:
+            return await work()
+        except JobStoreUnavailable:
+            await asyncio.sleep(pause_s)

@@ -1,0 +1,335 @@
+"""One job on one runner: from its entry in the queue to its result in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final
+
+from aegis.agent.v1 import job_service_pb2 as pb
+from aegis.agent.v1 import part_pb2
+from aegis_agent.adapters import parts
+from aegis_agent.adapters.artifacts.results import result_parts
+from aegis_agent.adapters.jobs.events import Teller
+from aegis_agent.adapters.jobs.queue import Entry, RunnerQueue
+from aegis_agent.adapters.jobs.store import RedisJobStore, insist
+from aegis_agent.domain.call import Attempt, Caller
+from aegis_agent.domain.dispatch import Action, Dispatcher
+from aegis_agent.domain.errors import AgentInternal, ToolTimeout, UnknownTool
+from aegis_agent.domain.execution import Begun
+from aegis_agent.domain.jobs import machine
+from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, ResultTooLarge, UnknownJob, UnreadableJob
+from aegis_agent.domain.jobs.job import Failure, Job, Phase
+from aegis_agent.domain.jobs.ports import Change
+from aegis_agent.domain.result import Result
+from aegis_agent.domain.tool import JsonSchema
+from aegis_common.auth.principal import Principal
+from aegis_common.clock import Clock
+from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.rpc.outgoing import acting_for
+
+_POSTPONE: Final = timedelta(seconds=1)
+_MOST_POSTPONE: Final = timedelta(seconds=30)
+_TOOL_MISSING_TRIES: Final = 3
+"""How often a job waits for a tool that this agent lacks: another replica may just have added it."""
+_LATER: Final = frozenset({ErrorKind.RESOURCE_EXHAUSTED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
+_log: Final = logging.getLogger(__name__)
+
+
+class Stop(Enum):
+    """Why work is stopped from outside."""
+
+    CANCELLED = "somebody cancelled the job"
+    LOST = "the lease was lost"
+    DRAINING = "the agent is being stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all work of a runner shares.
+
+    Attributes:
+        runner: Name of this process; no other has it.
+        keep: How long an ended job is kept.
+        result_bytes: Most bytes of a stored result; what is beyond becomes artifacts.
+    """
+
+    store: RedisJobStore
+    queue: RunnerQueue
+    dispatcher: Dispatcher
+    clock: Clock
+    runner: str
+    keep: timedelta
+    result_bytes: int
+
+
+class Work:
+    """Runs one entry of the queue."""
+
+    def __init__(self, bench: Bench, entry: Entry) -> None:
+        self.entry: Final = entry
+        self._bench = bench
+        self._begun: Job | None = None
+        self._stop: Stop | None = None
+        self._call: asyncio.Task[Result] | None = None
+
+    def stop(self, why: Stop) -> None:
+        """Stop the work, for the first reason that is given."""
+        self._stop = self._stop or why
+        if self._call is not None:
+            self._call.cancel()
+
+    def _why(self) -> Stop:
+        return self._stop or Stop.DRAINING
+
+    async def run(self) -> None:
+        """Run the job, and see to it that the store learns what became of it."""
+        ref = self.entry.ref
+        try:
+            stored = await insist(lambda: self._bench.store.load_whole(ref))
+        except UnknownJob:
+            await self._drop_stale()
+            return
+        except UnreadableJob as error:
+            _log.error("job %s cannot be read, and stays: %s", ref.member, error.message)
+            return
+        job = stored.job
+        if job.phase is not Phase.QUEUED or job.queue_number != self.entry.number:
+            await self._drop_stale()
+            return
+        with acting_for(Principal.from_record(job.principal), traceparent=job.traceparent):
+            await self._run(job, stored.payload)
+
+    async def _run(self, job: Job, payload: bytes) -> None:
+        teller = Teller(self._bench.store, job.ref, attempt=job.attempt + 1, runner=self._bench.runner)
+        telling = asyncio.create_task(teller.write(), name=f"events of job {job.job_id}")
+        try:
+            await self._decided(job, payload, teller)
+        except Fenced:
+            _log.info("the job went on without this runner", extra={"job": job.ref.member})
+            await self._drop_stale()
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def _drop_stale(self) -> None:
+        """Remove the entry if no job depends on it; one whose runner is about to be declared lost does."""
+        try:
+            job = await insist(lambda: self._bench.store.load(self.entry.ref))
+        except UnknownJob:
+            job = None
+        if job is None or not self.entry.leads_to(job):
+            await insist(lambda: self._bench.queue.drop(self.entry))
+
+    async def _decided(self, job: Job, payload: bytes, teller: Teller) -> None:
+        if self._stop is not None:
+            await self._stopped(job, self._stop)
+            return
+        self._call = asyncio.create_task(self._dispatch(job, payload, teller), name=f"job {job.job_id}")
+        try:
+            await asyncio.wait({self._call})
+        except asyncio.CancelledError:
+            self._call.cancel()
+            await asyncio.gather(self._call, return_exceptions=True)
+            raise
+        if self._call.cancelled():
+            await teller.finish()
+            await self._stopped(job, self._why())
+            return
+        error = self._call.exception()
+        if error is None:
+            await self._succeeded(job, self._call.result(), teller)
+        elif isinstance(error, AegisError):
+            await self._failed(job, error, teller)
+        elif isinstance(error, Fenced):
+            raise error
+        else:
+            _log.error("a job failed unexpectedly", extra={"job": job.ref.member}, exc_info=error)
+            await self._failed(job, AgentInternal("the agent failed; its log has the cause"), teller)
+
+    async def _dispatch(self, job: Job, payload: bytes, teller: Teller) -> Result:
+        caller = caller_of(job.principal)
+        checkpoint = await insist(lambda: self._bench.store.checkpoint(job.ref)) if job.attempts else None
+        deadline = job.spec.deadline
+        content = parts.from_protos(decoded(payload))
+        return await self._bench.dispatcher.dispatch(
+            Action(job.spec.tool, content, job.spec.timeout, job.spec.priority),
+            caller=caller,
+            time_left=None if deadline is None else deadline - self._bench.clock(),
+            sink=teller.take,
+            collect=False,
+            attempt=Attempt(number=job.attempts_begun + 1, job=job.job_id, checkpoint=checkpoint),
+            on_begin=lambda begun: self._begin(job, begun),
+        )
+
+    async def _begin(self, job: Job, begun: Begun) -> None:
+        """Put the start on disk; only then does the tool run."""
+        spec = begun.tool.spec
+
+        def change(now: Job) -> Job | None:
+            if self._is_ours(now):
+                return None  # our own write, whose answer was lost
+            return machine.started(
+                now,
+                runner=self._bench.runner,
+                entry=self.entry.entry,
+                queue_number=self.entry.number,
+                idempotent=spec.idempotent,
+                tool_version=spec.version,
+                now=self._bench.clock(),
+            )
+
+        started = await insist(lambda: self._bench.store.update(job.ref, change, known=job))
+        self._begun = started or await insist(lambda: self._bench.store.load(job.ref))
+
+    def _is_ours(self, job: Job) -> bool:
+        return job.runs and job.runner == self._bench.runner and job.entry == self.entry.entry
+
+    async def _succeeded(self, job: Job, result: Result, teller: Teller) -> None:
+        try:
+            value = teller.chunks if result.tool.spec.streams and result.value is None else result.value
+            encoded = await self._encoded(job, value, result.tool.spec.output_schema)
+        except AegisError as error:
+            await self._failed(job, error, teller)
+            return
+        await teller.finish()
+        tool = result.tool
+        model = f"models/{tool.spec.model}/versions/{tool.model_version}" if tool.spec.model else ""
+
+        def change(now: Job) -> Job:
+            if self._begun is None:  # a result out of the cache: the tool was not started at all
+                now = machine.started(
+                    now,
+                    runner=self._bench.runner,
+                    entry=self.entry.entry,
+                    queue_number=self.entry.number,
+                    idempotent=tool.spec.idempotent,
+                    tool_version=tool.spec.version,
+                    now=self._bench.clock(),
+                )
+            return machine.completed(
+                now,
+                now.attempt if self._begun is None else self._begun.attempt,
+                model_version=model,
+                warnings=tool.warnings,
+                keep=self._bench.keep,
+                now=self._bench.clock(),
+            )
+
+        await self._write(job, change, result=encoded)
+
+    async def _encoded(self, job: Job, value: Any, schema: JsonSchema) -> bytes:
+        """Return a result as it is stored; what is beyond the limit becomes artifacts.
+
+        Raises:
+            ResultTooLarge: It is beyond the limit, and this agent keeps no artifacts.
+        """
+        limit = self._bench.result_bytes
+        artifacts = self._bench.dispatcher.artifacts
+        mine = artifacts(caller_of(job.principal)) if artifacts else None
+        made = await result_parts(value, mine, room=limit, schema=schema)
+        encoded = encode(made)
+        if len(encoded) > limit and mine is None:
+            raise ResultTooLarge(
+                f"the result is {len(encoded)} bytes; a job keeps {limit}, and there is no artifact store",
+                size_bytes=str(len(encoded)),
+                max_bytes=str(limit),
+            )
+        return encoded
+
+    async def _failed(self, job: Job, error: AegisError, teller: Teller) -> None:
+        await teller.finish()
+        now = self._bench.clock()
+        over = job.spec.deadline is not None and job.spec.deadline <= now
+        if over and isinstance(error, ToolTimeout) and job.spec.deadline is not None:
+            error = JobDeadline.of(job.spec.deadline, started=self._begun is not None)
+        failure = Failure.of(error)
+        if self._begun is not None:
+            attempt = self._begun.attempt
+            share = random.random()  # noqa: S311  # spreads load, keeps no secret
+            keep = self._bench.keep
+            await self._write(
+                job, lambda now_: machine.failed(now_, attempt, failure, share=share, keep=keep, now=now)
+            )
+        elif over or not _later(job, error):
+            number, keep = self.entry.number, self._bench.keep
+            await self._write_unbegun(
+                job, lambda now_: machine.refused(now_, number, failure, keep=keep, now=now)
+            )
+        else:
+            await self._postpone(job, _pause(job, error))
+
+    async def _postpone(self, job: Job, after: timedelta) -> None:
+        number = self.entry.number
+        await self._write_unbegun(
+            job, lambda now: machine.postponed(now, number, after=after, now=self._bench.clock())
+        )
+
+    async def _stopped(self, job: Job, why: Stop) -> None:
+        if why is Stop.LOST:
+            raise Fenced
+        clock, keep, begun = self._bench.clock, self._bench.keep, self._begun
+        if why is Stop.CANCELLED:
+            if begun is None:
+                raise Fenced  # the job has ended already
+            await self._write(job, lambda now: machine.cancelled(now, begun.attempt, keep=keep, now=clock()))
+        elif begun is None:
+            await self._postpone(job, timedelta(0))
+        elif begun.idempotent:
+            await self._write(job, lambda now: machine.handed_back(now, begun.attempt, now=clock()))
+        else:
+            what = f"the agent process {self._bench.runner!r} that ran it was stopped"
+
+            def given_up(now: Job) -> Job | None:
+                machine.check_current(now, begun.attempt)
+                return machine.lost(now, keep=keep, now=clock(), why=what)
+
+            await self._write(job, given_up)
+
+    async def _write(self, job: Job, change: Change, *, result: bytes | None = None) -> None:
+        known, drop = self._begun or job, self.entry.entry
+        await insist(lambda: self._bench.store.update(job.ref, change, known=known, result=result, drop=drop))
+
+    async def _write_unbegun(self, job: Job, change: Change) -> None:
+        """Write what becomes of a job that was not started; its start may be on disk all the same."""
+
+        def undone(now: Job) -> Job | None:
+            if self._is_ours(now):
+                # It comes back at once, and is looked at again.
+                return machine.handed_back(now, now.attempt, now=self._bench.clock())
+            return change(now)
+
+        await self._write(job, undone)
+
+
+def caller_of(principal: str) -> Caller:
+    """Return for whom a job runs."""
+    stored = Principal.from_record(principal)
+    return Caller(tenant=stored.tenant, subject=stored.subject, roles=stored.roles)
+
+
+def encode(made: Sequence[part_pb2.Part]) -> bytes:
+    """Return parts as they are stored."""
+    return pb.Job(payload=made).SerializeToString()
+
+
+def decoded(stored: bytes) -> Sequence[part_pb2.Part]:
+    """Return stored parts."""
+    return pb.Job.FromString(stored).payload
+
+
+def _later(job: Job, error: AegisError) -> bool:
+    """Whether a job that was not started may be started later."""
+    if isinstance(error, UnknownTool):
+        return job.hand_backs < _TOOL_MISSING_TRIES
+    return error.kind in _LATER
+
+
+def _pause(job: Job, error: AegisError) -> timedelta:
+    grown = _POSTPONE * int(2 ** min(job.hand_backs, 5))
+    return min(max(grown, error.retry_after or _POSTPONE), _MOST_POSTPONE)
