@@ -1,0 +1,1 @@
+"""Models: the store that they come from, and onnxruntime that runs them."""

@@ -1,0 +1,100 @@
+"""One ONNX model in this process: its session, its signature, and runs that can be stopped from outside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import onnxruntime
+
+from aegis_agent.domain.inference import Signature, TensorSpec
+
+# its names come from an extension module without types
+_ORT: Final[Any] = onnxruntime
+_DATATYPES: Final = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_SILENT: Final = 4
+_MESSAGE_LENGTH: Final = 500
+
+
+class Stopper:
+    """Stops a run that goes on in another thread, or that has not begun yet."""
+
+    def __init__(self) -> None:
+        self.options: Final[Any] = _ORT.RunOptions()
+        self.options.log_severity_level = _SILENT
+
+    def stop(self) -> None:
+        """Let the run end after the operator that it computes now."""
+        self.options.terminate = True
+
+
+class OnnxSession:
+    """A session that is called with arrays.
+
+    Args:
+        model: The model file; it may not refer to other files.
+        sha256: Digest that it must have.
+        threads: Threads of one inference; 1 and up.
+
+    Raises:
+        ValueError: The digest is another one.
+        TypeError: An input or output is no tensor of numbers, booleans or texts.
+        Exception: onnxruntime cannot load it.
+    """
+
+    def __init__(self, model: bytes, *, sha256: str, threads: int) -> None:
+        if hashlib.sha256(model).hexdigest() != sha256:
+            raise ValueError("the bytes that arrived are not the model's")
+        options = _ORT.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SILENT
+        # threads that wait actively burn a processor for nothing
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = _ORT.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+        self.signature: Final = Signature(
+            _specs(self._session.get_inputs()), _specs(self._session.get_outputs())
+        )
+        self._names: Final = [item.name for item in self.signature.outputs]
+
+    def run(self, feeds: Mapping[str, Any], stopper: Stopper | None = None) -> list[Any]:
+        """Return every output, in the signature's order; blocks, and lets other threads run meanwhile."""
+        options = stopper.options if stopper is not None else None
+        outputs: list[Any] = self._session.run(self._names, feeds, options)
+        return outputs
+
+
+def brief(error: Exception) -> str:
+    """Return what onnxruntime says, without its own file names and codes."""
+    return str(error).rpartition(" : ")[2][:_MESSAGE_LENGTH] or type(error).__name__
+
+
+def _specs(items: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(item.name, _datatype(item), _shape(item)) for item in items)
+
+
+def _datatype(item: Any) -> str:
+    if item.type not in _DATATYPES:
+        raise TypeError(
+            f"{item.name!r} is a {item.type}; only tensors of numbers, booleans and texts can be served"
+        )
+    return _DATATYPES[item.type]
+
+
+def _shape(item: Any) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) and size > 0 else None for size in item.shape)

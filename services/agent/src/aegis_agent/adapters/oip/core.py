@@ -1,0 +1,220 @@
+"""What both forms of the protocol share: a request's tensors and parameters, and the answer's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+import numpy as np
+
+from aegis_agent.adapters.models.tensors import BYTES, DTYPES, TensorError, from_raw, from_values
+from aegis_agent.domain.call import Caller, Priority
+from aegis_agent.domain.errors import InvalidToolInput, Violation
+from aegis_agent.domain.inference import Signature, Tensors, TensorSpec
+from aegis_agent.domain.inferences import Inference, Inferences, Wish
+from aegis_agent.domain.model_errors import InvalidInferenceRequest
+from aegis_agent.domain.offload import LARGE
+
+Parameters = Mapping[str, bool | int | float | str]
+
+CLASSIFICATION: Final = "classification"
+BINARY: Final = "binary_data"
+ALL_BINARY: Final = "binary_data_output"
+_SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
+_SHARED_MEMORY: Final = "shared_memory_region"
+_PRIORITIES: Final = {1: Priority.HIGH, 2: Priority.NORMAL}
+_LARGE_TEXTS_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input tensor of a request; either *raw* bytes or flat *values*."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    raw: bytes | memoryview | None = None
+    values: Sequence[Any] = ()
+
+    @property
+    def slow(self) -> bool:
+        """Whether reading it would keep the event loop busy."""
+        if self.raw is None:
+            return len(self.values) > LARGE
+        return self.datatype == BYTES and len(self.raw) > _LARGE_TEXTS_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output that is asked for."""
+
+    name: str
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One inference."""
+
+    model: str
+    version: str
+    inputs: Sequence[Input]
+    outputs: Sequence[Output] = ()
+    parameters: Parameters = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One output of an answer."""
+
+    name: str
+    datatype: str
+    array: Any
+    parameters: Parameters
+
+
+class Core:
+    """Runs requests."""
+
+    def __init__(self, inferences: Inferences) -> None:
+        self.inferences: Final = inferences
+
+    async def infer(
+        self, request: Request, *, caller: Caller, time_left: timedelta | None
+    ) -> tuple[str, list[Answered]]:
+        """Run one request; return the version that answered and the outputs that were asked for.
+
+        Raises:
+            InvalidInferenceRequest: It breaks the protocol, or asks for what is not served.
+            AegisError: See `Inferences.infer`.
+        """
+        wish = wish_of(request.parameters, time_left)
+
+        async def read(signature: Signature) -> Tensors:
+            if any(item.slow for item in request.inputs):
+                return await asyncio.to_thread(_tensors, request, signature)
+            return _tensors(request, signature)
+
+        done = await self.inferences.infer(request.model, request.version, read, caller=caller, wish=wish)
+        return done.version, self._outputs(request, done)
+
+    def _outputs(self, request: Request, done: Inference) -> list[Answered]:
+        specs = {spec.name: spec for spec in done.signature.outputs}
+        arrays = done.run.outputs
+        if not request.outputs:
+            return [Answered(name, spec.datatype, arrays[name], {}) for name, spec in specs.items()]
+        return [
+            _answered(specs[item.name], arrays[item.name], item.parameters, done.labels)
+            for item in request.outputs
+        ]
+
+
+def wish_of(parameters: Parameters, time_left: timedelta | None) -> Wish:
+    """Return what the parameters of a request ask for.
+
+    Raises:
+        InvalidInferenceRequest: One is not what it should be, or asks for what is not served.
+    """
+    if not parameters:
+        return Wish(time_left=time_left)
+    for name in _SEQUENCE:
+        if parameters.get(name):
+            raise InvalidInferenceRequest.at(
+                f"parameters.{name}", "models here keep no state between requests"
+            )
+    timeout = _number(parameters, "timeout")
+    priority = _number(parameters, "priority")
+    return Wish(
+        time_left=time_left,
+        queue_timeout=timedelta(microseconds=timeout) if timeout else None,
+        priority=_PRIORITIES.get(priority, Priority.LOW) if priority else None,
+    )
+
+
+def _number(parameters: Parameters, name: str) -> int:
+    value = parameters.get(name, 0)
+    text = value.isascii() and value.isdecimal() if isinstance(value, str) else False
+    number = int(value) if text and len(str(value)) < 20 else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 1 << 53:
+        raise InvalidInferenceRequest.at(f"parameters.{name}", f"{value!r} is no whole number from 0 up")
+    return number
+
+
+def _tensors(request: Request, signature: Signature) -> Tensors:
+    given = {item.name: item for item in request.inputs}
+    specs = {spec.name: spec for spec in signature.inputs}
+    if len(given) != len(request.inputs):
+        raise InvalidInferenceRequest.at("inputs", "two of them have the same name")
+    faults = [Violation(name, "required", "is required and missing") for name in specs if name not in given]
+    faults += [
+        Violation(name, "additionalProperties", f"is no input of this model; it takes {', '.join(specs)}")
+        for name in given
+        if name not in specs
+    ]
+    if faults:
+        raise InvalidToolInput.of(request.model, faults)
+    _check_outputs(request, signature)
+    return {name: _tensor(request.model, spec, given[name]) for name, spec in specs.items()}
+
+
+def _tensor(model: str, spec: TensorSpec, given: Input) -> Any:
+    try:
+        return _read(spec, given)
+    except TensorError as error:
+        raise InvalidToolInput.of(model, [error.violation]) from error
+
+
+def _read(spec: TensorSpec, given: Input) -> Any:
+    if given.datatype != spec.datatype:
+        told = given.datatype or "of no type"
+        raise TensorError(spec.name, "datatype", f"it is {told}; the model takes {spec.datatype}")
+    if given.raw is not None:
+        return from_raw(spec, given.shape, given.raw)
+    return from_values(spec, given.shape, given.values)
+
+
+def _check_outputs(request: Request, signature: Signature) -> None:
+    """Check the outputs that are asked for before anything is run."""
+    known = [spec.name for spec in signature.outputs]
+    seen: set[str] = set()
+    for index, item in enumerate(request.outputs):
+        if item.name not in known:
+            raise InvalidInferenceRequest.at(
+                f"outputs[{index}]", f"{item.name!r} is no output of this model; it gives {', '.join(known)}"
+            )
+        if item.name in seen:
+            raise InvalidInferenceRequest.at(f"outputs[{index}]", f"{item.name!r} is asked for twice")
+        if _SHARED_MEMORY in item.parameters:
+            raise InvalidInferenceRequest.at(f"outputs[{index}]", "shared memory is not served")
+        seen.add(item.name)
+
+
+def _answered(spec: TensorSpec, array: Any, parameters: Parameters, labels: Sequence[str]) -> Answered:
+    count = parameters.get(CLASSIFICATION, 0)
+    if not count:
+        return Answered(spec.name, spec.datatype, array, parameters)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidInferenceRequest.at(
+            f"outputs.{spec.name}.{CLASSIFICATION}", f"{count!r} is no whole number from 0 up"
+        )
+    return Answered(spec.name, BYTES, _classes(spec, array, count, labels), parameters)
+
+
+def _classes(spec: TensorSpec, array: Any, count: int, labels: Sequence[str]) -> Any:
+    """Return the *count* best classes along the last dimension, each as `score:index:label`."""
+    if not array.ndim or DTYPES[spec.datatype].kind not in "fiu":
+        raise InvalidInferenceRequest.at(
+            f"outputs.{spec.name}.{CLASSIFICATION}", "the output is no row of scores"
+        )
+    best = np.argsort(-array.astype(np.float64), axis=-1, kind="stable")[..., :count]
+    scores = np.take_along_axis(array, best, axis=-1)
+    texts = np.empty(best.shape, dtype=object)
+    for place in np.ndindex(best.shape):
+        index = int(best[place])
+        label = f":{labels[index]}" if index < len(labels) else ""
+        texts[place] = f"{float(scores[place]):f}:{index}{label}"
+    return texts

@@ -1,0 +1,138 @@
+"""The REST form of the protocol: its paths on the agent's HTTP listener."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.rpc import status_pb2
+from starlette.responses import JSONResponse, Response
+
+from aegis_agent.adapters.http.errors import http_status
+from aegis_agent.adapters.http.routes import Request, Route
+from aegis_agent.adapters.oip.core import Core
+from aegis_agent.adapters.oip.describe import Describer
+from aegis_agent.adapters.oip.messages import SERVICE
+from aegis_agent.adapters.oip.rest import HEADER_LENGTH, plain, read_body, read_request, write_response
+from aegis_agent.adapters.oip.servicer import NO_PARAMETERS, caller, time_left
+from aegis_agent.domain.inferences import Inferences
+from aegis_agent.domain.model_errors import InvalidInferenceRequest
+from aegis_agent.domain.offload import LARGE
+from aegis_common.rpc.call import current_call
+
+_LARGE_BODY_BYTES: Final = 64 << 10
+_MODEL: Final = "/v2/models/{model}"
+_VERSION: Final = "/v2/models/{model}/versions/{version}"
+_REPOSITORY: Final = "/v2/repository"
+
+
+class RestForm:
+    """Translate only, as the servicer does."""
+
+    def __init__(self, inferences: Inferences, *, version: str) -> None:
+        self._core = Core(inferences)
+        self._models = inferences.models
+        self._describer = Describer(inferences, version=version)
+
+    def routes(self) -> list[Route]:
+        """Return the routes; each has the access rule of the rpc that it stands for."""
+        return [
+            _route("GET", "/v2", "ServerMetadata", self.server),
+            _route("GET", "/v2/health/live", "ServerLive", self.live),
+            _route("GET", "/v2/health/ready", "ServerReady", self.ready),
+            _route("GET", "/v2/models/stats", "ModelStatistics", self.statistics),
+            *(
+                route
+                for base in (_MODEL, _VERSION)
+                for route in (
+                    _route("GET", base, "ModelMetadata", self.metadata),
+                    _route("GET", f"{base}/ready", "ModelReady", self.model_ready),
+                    _route("GET", f"{base}/config", "ModelConfig", self.config),
+                    _route("GET", f"{base}/stats", "ModelStatistics", self.statistics),
+                    _route("POST", f"{base}/infer", "ModelInfer", self.infer),
+                )
+            ),
+            _route("POST", f"{_REPOSITORY}/index", "RepositoryIndex", self.index),
+            _route("POST", f"{_REPOSITORY}/models/{{model}}/load", "RepositoryModelLoad", self.load),
+            _route("POST", f"{_REPOSITORY}/models/{{model}}/unload", "RepositoryModelUnload", self.unload),
+        ]
+
+    async def server(self, _: Request) -> Response:
+        return JSONResponse(plain(self._describer.server()))
+
+    async def live(self, _: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        return JSONResponse({"ready": True})
+
+    async def model_ready(self, request: Request) -> Response:
+        name, version = _names(request)
+        ready = self._describer.ready(name, version, tenant=_tenant())
+        return JSONResponse({"name": name, "ready": ready}, status_code=200 if ready else 404)
+
+    async def metadata(self, request: Request) -> Response:
+        return JSONResponse(plain(await self._describer.metadata(*_names(request), tenant=_tenant())))
+
+    async def config(self, request: Request) -> Response:
+        found = await self._describer.config(*_names(request), tenant=_tenant())
+        return JSONResponse(plain(found.config))
+
+    async def statistics(self, request: Request) -> Response:
+        return JSONResponse(plain(await self._describer.statistics(*_names(request), tenant=_tenant())))
+
+    async def infer(self, request: Request) -> Response:
+        name, version = _names(request)
+        current_call().notes["model"] = name
+        body, length = await request.body(), request.headers.get(HEADER_LENGTH)
+        large = len(body) > _LARGE_BODY_BYTES
+        found, raw = await asyncio.to_thread(read_body, body, length) if large else read_body(body, length)
+        read = read_request(name, version, found, raw)
+        answered, outputs = await self._core.infer(read, caller=caller(), time_left=time_left())
+        many = sum(item.array.size for item in outputs) > LARGE
+        write = functools.partial(write_response, read, answered, outputs)
+        content, json_bytes = await asyncio.to_thread(write) if many else write()
+        if json_bytes is None:
+            return Response(content, media_type="application/json")
+        headers = {HEADER_LENGTH: str(json_bytes)}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    async def index(self, request: Request) -> Response:
+        body, _ = read_body(await request.body(), None)
+        found = await self._describer.index("", only_ready=body.get("ready", False) is True, tenant=_tenant())
+        return JSONResponse(plain(found)["models"])
+
+    async def load(self, request: Request) -> Response:
+        name, _ = _names(request)
+        body, _raw = read_body(await request.body(), None)
+        if body.get("parameters"):
+            raise InvalidInferenceRequest.at("parameters", NO_PARAMETERS)
+        current_call().notes["model"] = name
+        await self._models.load(name, tenant=_tenant())
+        return JSONResponse({})
+
+    async def unload(self, request: Request) -> Response:
+        name, _ = _names(request)
+        current_call().notes["model"] = name
+        self._models.unload(name, tenant=_tenant())
+        return JSONResponse({})
+
+
+def _route(method: str, path: str, rpc: str, handler: Any) -> Route:
+    return Route(method, path, f"/{SERVICE}/{rpc}", handler, on_error=_error)
+
+
+def _error(status: status_pb2.Status, _: Request) -> Response | None:
+    """Return an error as the protocol has it, with `error`; beside it stands what all our errors have."""
+    told = json_format.MessageToDict(status, always_print_fields_with_no_presence=True)
+    return JSONResponse({"error": status.message, **told}, http_status(status))
+
+
+def _names(request: Request) -> tuple[str, str]:
+    return request.parameters.get("model", ""), request.parameters.get("version", "")
+
+
+def _tenant() -> str:
+    return current_call().principal.tenant
