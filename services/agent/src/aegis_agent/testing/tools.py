@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import mmap
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -97,7 +99,7 @@ def stall_half_way() -> int:
     """Send the head of an answer and never its body."""
     for number in range(3, 256):
         try:
-            os.write(number, b"\x00\x00\x01\x00\x00\x00\x00\x00{")
+            os.write(number, b"AEG1\x00\x00\x01\x00\x00\x00\x00\x00{")
         except OSError:
             continue
     time.sleep(600)
@@ -199,3 +201,21 @@ def own_pid_slowly() -> int:
 
 def make_zeros(count: int) -> Any:
     return [0] * count
+
+
+def crash_at_first(marks: str, times: int) -> int:
+    """End the process the first *times* times; then return how often it was started."""
+    number = len(list(Path(marks).iterdir())) + 1
+    (Path(marks) / str(number)).touch()
+    if number <= times:
+        os._exit(3)
+    return number
+
+
+def tick(path: str = "") -> int:
+    """Return at once; or spin for ever, and note in the 8 bytes at *path* the monotonic time of each turn."""
+    if not path:
+        return 1
+    with Path(path).open("r+b") as file, mmap.mmap(file.fileno(), 8) as page:
+        while True:
+            struct.pack_into("d", page, 0, time.monotonic())

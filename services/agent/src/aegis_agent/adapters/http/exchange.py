@@ -1,0 +1,264 @@
+"""The ASGI application of the HTTP listener: each request goes through the chain to its route's handler."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Never
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aegis_agent.adapters.http.errors import error_headers, error_response, status_of
+from aegis_agent.adapters.http.routes import BodyTooLarge, Match, Operation, Request, Route, Router
+from aegis_common.errors import AegisError, DeadlineExceeded, InvalidArgument
+from aegis_common.rpc.call import Call
+from aegis_common.rpc.chain import Chain
+from aegis_common.rpc.errors import to_status
+from aegis_common.rpc.outgoing import TRACEPARENT
+
+PEER: Final = "aegis.peer_spiffe_id"
+"""Key of the ASGI scope under which the listener puts the SPIFFE id of the client certificate."""
+HEALTH_PATH: Final = "/healthz"
+_GRPC_TIMEOUT: Final = re.compile(r"(\d{1,8})([HMSmun])")
+_UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_SELECT_S: Final = 30.0
+_log: Final = logging.getLogger(__name__)
+
+
+class Ended(Exception):
+    """A layer of the chain has ended the call with a status."""
+
+    def __init__(self, status: status_pb2.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class HttpTransport:
+    """The chain's view of an HTTP exchange."""
+
+    def __init__(self) -> None:
+        self._code: grpc.StatusCode | None = None
+
+    def code(self) -> grpc.StatusCode | None:
+        return self._code
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """Say what became of a call whose handler answers errors itself: for the audit log and the span."""
+        self._code = code
+
+    async def abort_with_status(self, status: grpc.Status) -> Never:
+        raise Ended(status_of(status))
+
+
+TRANSPORT: Final = "aegis.transport"
+CALL: Final = "aegis.call"
+"""Keys of the ASGI scope for handlers that outlive the task of their request: its transport and its call."""
+
+
+class HttpApp:
+    """The application of one listener.
+
+    Args:
+        routes: What it serves, besides `/healthz`.
+        chain: What every request goes through.
+        ready: Whether `/healthz` answers 200; else 503.
+        challenge: Parameters of `www-authenticate` on 401, after `Bearer`.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        chain: Chain,
+        *,
+        ready: Callable[[], bool],
+        challenge: str = "",
+    ) -> None:
+        self._router = Router(list(routes))
+        self._chain = chain
+        self._ready = ready
+        self._challenge = challenge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"no {scope['type']} here")
+        if scope["path"] == HEALTH_PATH:
+            await self._health(scope, receive, send)
+            return
+        match = self._router.match(scope["method"], scope["path"])
+        if match.route is None:
+            await _no_route(match)(scope, receive, send)
+            return
+        request = _Exchange(match.route, match.parameters, scope, receive, send)
+        await self._exchange(match.route, request)
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ready = self._ready()
+        text = "ready\n" if ready else "not ready\n"
+        await Response(text, 200 if ready else 503, media_type="text/plain")(scope, receive, send)
+
+    async def _exchange(self, route: Route, exchange: _Exchange) -> None:
+        try:
+            await self._through_chain(await exchange.operation(), route, exchange)
+        except Ended as ended:
+            await self._refuse(ended.status, route, exchange)
+        except AegisError as error:  # before the chain: the method could not be found
+            await self._refuse(to_status(error), route, exchange)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+            _uncancel()
+
+    async def _through_chain(self, operation: Operation, route: Route, exchange: _Exchange) -> None:
+        scope, wanted = exchange.scope, _timeout(exchange.request)
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        if operation.traceparent and TRACEPARENT not in dict(headers):
+            headers.append((TRACEPARENT, operation.traceparent))
+        call = Call.begin(
+            self._chain.rule(operation.grpc_method),
+            metadata=tuple(headers),
+            peer_spiffe_id=scope.get(PEER, ""),
+            timeout_s=route.default_timeout_s if wanted is None else wanted,
+        )
+        call.notes.update(operation.notes)
+        transport = HttpTransport()
+        scope[CALL], scope[TRANSPORT] = call, transport
+        async with self._chain.around(call, transport):
+            await exchange.request.body()
+            await exchange.serve()
+
+    async def _refuse(self, status: status_pb2.Status, route: Route, exchange: _Exchange) -> None:
+        if exchange.gone:
+            return
+        if exchange.started:
+            # What was sent cannot be taken back: only a broken connection says that it is not all there is.
+            _log.info("response cut short", extra={"reason": status.message})
+            await exchange.cut()
+            return
+        response = (route.on_error and route.on_error(status, exchange.request)) or error_response(status)
+        for name, value in error_headers(status, self._challenge).items():
+            response.headers.setdefault(name, value)
+        await response(exchange.scope, exchange.receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its response, and whether the client is still there."""
+
+    def __init__(
+        self, route: Route, parameters: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._route: Final = route
+        self._receive, self._send = receive, send
+        self._disconnected = asyncio.Event()
+        self._replayed = self._complete = False
+        self.scope = scope
+        self.started = False
+        self.gone = False
+        self.request: Final = Request(scope, self._read, parameters=parameters)
+
+    async def operation(self) -> Operation:
+        """Return what the request asks for.
+
+        Raises:
+            AegisError: The request does not say.
+        """
+        method = self._route.grpc_method
+        if isinstance(method, str):
+            return Operation(method)
+        try:
+            async with asyncio.timeout(_SELECT_S):
+                return await method(self.request)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the body did not arrive in time") from error
+
+    async def serve(self) -> None:
+        """Run the handler and send what it returns; both are cancelled when the client goes away."""
+        watch = asyncio.get_running_loop().create_task(self._watch(asyncio.current_task()))
+        try:
+            answer: ASGIApp = await self._route.handler(self.request)
+            await answer(self.scope, self.receive, self.send)
+        finally:
+            watch.cancel()
+
+    async def receive(self) -> Message:
+        """Give the body, as one message, and then wait for the end of the connection."""
+        if not self._replayed:
+            self._replayed = True
+            return {"type": "http.request", "body": await self.request.body(), "more_body": False}
+        await self._disconnected.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.started = True
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._complete = True  # from here on the server calls the exchange disconnected
+        await self._send(message)
+
+    async def cut(self) -> None:
+        """End the connection in the middle of the response."""
+        close: Callable[[], None] | None = self.scope.get(ABORT)
+        if close is not None:
+            close()
+
+    async def _read(self) -> bytes:
+        limit = self._route.max_body_bytes
+        chunks, size = [], 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                raise asyncio.CancelledError
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise BodyTooLarge(
+                    f"the body is larger than {limit} bytes; send large content as an artifact",
+                    max_bytes=str(limit),
+                )
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def _watch(self, task: asyncio.Task[Any] | None) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._complete:
+            return
+        self.gone = True
+        self._disconnected.set()
+        if task is not None:
+            task.cancel()
+
+
+ABORT: Final = "aegis.abort"
+"""Key of the ASGI scope for a function that drops the connection."""
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
+
+
+def _timeout(request: Request) -> float | None:
+    text = request.headers.get("grpc-timeout")
+    if text is None:
+        return None
+    match = _GRPC_TIMEOUT.fullmatch(text)
+    if match is None:
+        raise InvalidArgument(f"grpc-timeout {text!r} is not up to 8 digits and one of H, M, S, m, u, n")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _no_route(match: Match) -> Response:
+    if match.allowed:
+        status = status_pb2.Status(code=code_pb2.UNIMPLEMENTED, message="the path does not have this verb")
+        response = error_response(status)
+        response.status_code = 405
+        response.headers["allow"] = ", ".join(sorted(match.allowed))
+        return response
+    return error_response(status_pb2.Status(code=code_pb2.NOT_FOUND, message="no such path"))
