@@ -1,0 +1,1 @@
+"""Tools of workers elsewhere, which dial in."""
