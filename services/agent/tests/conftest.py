@@ -14,6 +14,9 @@ import pytest_asyncio
 from onnx import TensorProto, helper, numpy_helper
 
 from aegis_agent import AgentManager
+from aegis_agent.adapters.workers.fork_server import ForkServer
+from aegis_agent.adapters.workers.pool import WorkerPool
+from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
 from aegis_agent.domain.registry import EVERYONE
 from aegis_common.testing.waiting import until
 
@@ -101,3 +104,30 @@ def make_linear() -> Callable[..., bytes]:
 @pytest.fixture
 def make_sum() -> Callable[[], bytes]:
     return sum_model
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def fork_server() -> AsyncIterator[ForkServer]:
+    server = ForkServer(["aegis_agent.adapters.workers.child", "aegis_agent.adapters.schemas", "numpy"])
+    yield server
+    await server.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def make_pool(fork_server: ForkServer) -> AsyncIterator[Callable[..., WorkerPool]]:
+    """Makes pools for functions of `aegis_agent.testing`, named `module:function`; their tool is `t`."""
+    made: list[WorkerPool] = []
+
+    def make(
+        target: str, limits: WorkerLimits | None = None, *, size: int = 1, warm_up: str = ""
+    ) -> WorkerPool:
+        prefix = "aegis_agent.testing."
+        setup = WorkerSetup(
+            target=prefix + target, warm_up=warm_up and prefix + warm_up, limits=limits or WorkerLimits()
+        )
+        made.append(WorkerPool("t", fork_server, setup, size=size))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        await pool.close()

@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 
-from aegis_agent.domain.admission import Admission
-from aegis_agent.domain.call import Arguments, Call, Caller
+from aegis_agent.domain.call import Arguments, Call, Caller, Chunk, Priority
 from aegis_agent.domain.dispatch import Action, Dispatcher
 from aegis_agent.domain.errors import (
     InvalidTool,
     InvalidToolInput,
+    ToolCrashed,
     ToolNameTaken,
-    ToolQueueFull,
     ToolTimeout,
     UnknownTool,
 )
 from aegis_agent.domain.offload import count
 from aegis_agent.domain.parts import Part, arguments_of
 from aegis_agent.domain.registry import Registry
-from aegis_agent.domain.tool import Tool, ToolSpec
+from aegis_agent.domain.result import Result
+from aegis_agent.domain.slots import Slots
+from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 
 TEXT = {"type": "string"}
 BYTES = {"type": "string", "contentEncoding": "base64"}
@@ -37,6 +38,7 @@ def spec(name: str = "tool", *, properties: Mapping[str, Any] | None = None, **c
 
 
 A = Caller(tenant="a")
+B = Caller(tenant="b")
 
 
 class Gate:
@@ -74,52 +76,6 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_slots_go_out_first_come_first_served() -> None:
-    admission = Admission(spec(concurrency=1, queue_size=3))
-    order: list[int] = []
-
-    async def call(number: int) -> None:
-        async with admission.slot():
-            order.append(number)
-            await asyncio.sleep(0)
-
-    await asyncio.gather(*(call(i) for i in range(4)))
-
-    assert order == [0, 1, 2, 3]
-
-
-async def test_a_full_queue_is_told_with_its_size() -> None:
-    admission = Admission(spec(concurrency=1, queue_size=0))
-
-    async with admission.slot():
-        with pytest.raises(ToolQueueFull) as caught:
-            async with admission.slot():
-                pass
-
-    assert caught.value.metadata == {"tool": "tool", "concurrency": "1", "queue_size": "0"}
-    assert caught.value.retry_after is not None
-    assert timedelta(0) < caught.value.retry_after <= timedelta(minutes=1)
-
-
-async def test_a_slot_handed_to_a_call_that_goes_away_is_not_lost() -> None:
-    admission = Admission(spec(concurrency=1, queue_size=2))
-
-    async def take() -> None:
-        async with admission.slot():
-            pass
-
-    async with admission.slot():
-        first = asyncio.create_task(take())
-        second = asyncio.create_task(take())
-        await settle()
-    first.cancel()  # its turn has come in this very moment
-    await asyncio.gather(first, return_exceptions=True)
-
-    async with asyncio.timeout(5):
-        await second
-        await take()
-
-
 async def test_a_call_whose_time_is_over_is_not_started() -> None:
     tool, gate = gated()
     registry = Registry()
@@ -143,6 +99,70 @@ async def test_the_time_of_a_call_is_the_shortest_of_all() -> None:
 
     short, long = timedelta(milliseconds=10), timedelta(minutes=5)
     assert [await told(short, None), await told(short, long), await told(None, short)] == ["0.01"] * 3
+
+
+async def test_calls_in_children_share_the_slots_of_all_tools_by_priority() -> None:
+    registry = Registry()
+    gates = {}
+    for name, priority in (("first", Priority.NORMAL), ("low", Priority.LOW), ("high", Priority.HIGH)):
+        tool, gates[name] = gated(name, priority=priority)
+        registry.add(tool)
+    waits, gates["waits"] = gated("waits", runs_in=RunsIn.LOOP)
+    registry.add(waits)
+    dispatcher = Dispatcher(registry, shared=Slots(1, size=None, weights={}))
+    calls = []
+    for name in ("first", "low", "high", "waits"):
+        calls.append(asyncio.create_task(dispatcher.dispatch(Action(name, {}), caller=A)))
+        await settle()
+
+    def running() -> list[str]:
+        return [name for name, gate in gates.items() if gate.started and not gate.open.is_set()]
+
+    at_first = running()
+    gates["first"].open.set()
+    await settle()
+    then = running()
+    for gate in gates.values():
+        gate.open.set()
+    await asyncio.gather(*calls)
+
+    assert (at_first, then) == (["first", "waits"], ["high", "waits"])
+
+
+class Shaky:
+    """A runner of a streaming tool whose process dies after some items, some times."""
+
+    def __init__(self, *, items: int, times: int) -> None:
+        self.attempts: list[int] = []
+        self._items = items
+        self._times = times
+
+    async def run(self, call: Call) -> Any:
+        self.attempts.append(call.attempt)
+        for number in range(self._items):
+            await call.sink(Chunk(number))
+        if len(self.attempts) <= self._times:
+            raise ToolCrashed("it ended by signal SIGSEGV", tool="tool")
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("items", "times", "attempts", "ends_well"),
+    [(0, 2, [1, 2, 3], True), (0, 3, [1, 2, 3], False), (1, 1, [1], False)],
+)
+async def test_a_call_whose_process_died_runs_again_unless_it_has_given_something(
+    items: int, times: int, attempts: list[int], ends_well: bool
+) -> None:
+    runner = Shaky(items=items, times=times)
+    registry = Registry()
+    registry.add(Tool(spec=spec(idempotent=True, retries=2, streams=True), runner=runner, checks=AnyValue()))
+    call = Dispatcher(registry).dispatch(Action("tool", {}), caller=A)
+    (outcome,) = await asyncio.gather(call, return_exceptions=True)
+
+    assert runner.attempts == attempts
+    assert isinstance(outcome, Result if ends_well else ToolCrashed)
 
 
 async def test_calls_on_a_replaced_tool_finish_before_it_closes() -> None:
@@ -175,8 +195,8 @@ def test_a_name_of_everyone_cannot_be_a_tenants() -> None:
         registry.swap(gated("shared")[0], tenant="a")
     with pytest.raises(ToolNameTaken):
         registry.add(gated("own")[0])
-    assert [tool.spec.name for tool in registry.tools(tenant="a")] == ["own", "shared"]
-    assert [tool.spec.name for tool in registry.tools(tenant="b")] == ["shared"]
+    assert [tool.spec.name for tool in registry.tools(caller=A)] == ["own", "shared"]
+    assert [tool.spec.name for tool in registry.tools(caller=B)] == ["shared"]
 
 
 def test_near_names_are_those_that_the_tenant_may_see() -> None:
@@ -184,7 +204,7 @@ def test_near_names_are_those_that_the_tenant_may_see() -> None:
     registry.swap(gated("secret_model")[0], tenant="a")
 
     with pytest.raises(UnknownTool) as caught:
-        registry.find("secret_mode", tenant="b")
+        registry.find("secret_mode", caller=B)
 
     assert caught.value.metadata["near"] == ""
 
@@ -250,7 +270,7 @@ def test_a_referred_schema_is_followed() -> None:
         {"name": "Big"},
         {"concurrency": 0},
         {"queue_size": -1},
-        {"max_timeout": timedelta(minutes=11)},
+        {"max_timeout": timedelta(hours=25)},
         {"default_timeout": timedelta(0)},
         {"default_timeout": timedelta(seconds=2), "max_timeout": timedelta(seconds=1)},
     ],

@@ -14,19 +14,47 @@ if TYPE_CHECKING:
     from aegis_agent.adapters.functions import ToolOptions, tool
     from aegis_agent.adapters.schemas import ToolInputError
     from aegis_agent.adapters.workers.setup import WorkerLimits
-    from aegis_agent.domain.parts import Part
+    from aegis_agent.content import Artifact, Audio, Blob, Image, Video
+    from aegis_agent.context import AsyncContext, Context
+    from aegis_agent.domain.call import Priority
+    from aegis_agent.domain.parts import ArtifactRef, Part
     from aegis_agent.manager import AgentManager
 
 _HOMES: Final = {
     "AgentManager": "aegis_agent.manager",
+    "Artifact": "aegis_agent.content",
+    "ArtifactRef": "aegis_agent.domain.parts",
+    "AsyncContext": "aegis_agent.context",
+    "Audio": "aegis_agent.content",
+    "Blob": "aegis_agent.content",
+    "Context": "aegis_agent.context",
+    "Image": "aegis_agent.content",
     "Part": "aegis_agent.domain.parts",
+    "Priority": "aegis_agent.domain.call",
     "ToolInputError": "aegis_agent.adapters.schemas",
     "ToolOptions": "aegis_agent.adapters.functions",
+    "Video": "aegis_agent.content",
     "WorkerLimits": "aegis_agent.adapters.workers.setup",
     "tool": "aegis_agent.adapters.functions",
 }
 
-__all__ = ["AgentManager", "Part", "ToolInputError", "ToolOptions", "WorkerLimits", "tool"]
+__all__ = [
+    "AgentManager",
+    "Artifact",
+    "ArtifactRef",
+    "AsyncContext",
+    "Audio",
+    "Blob",
+    "Context",
+    "Image",
+    "Part",
+    "Priority",
+    "ToolInputError",
+    "ToolOptions",
+    "Video",
+    "WorkerLimits",
+    "tool",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The agent service: wires tools, models and the server together."""
+"""The agent service: tools, models, jobs and artifacts behind its doors."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Final
 
-from aegis.agent.v1 import agent_service_pb2_grpc, model_service_pb2_grpc
+from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
+from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_grpc
+from aegis.agent.v1 import job_service_pb2_grpc as job_grpc
+from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
+from aegis.agent.v1 import worker_service_pb2_grpc as worker_grpc
+from aegis_agent import wiring
 from aegis_agent.adapters.agent_servicer import AgentServicer
-from aegis_agent.adapters.model_library import StoredModels
-from aegis_agent.adapters.model_servicer import ModelServicer
-from aegis_agent.adapters.onnx_loader import ModelOptions, OnnxLoader
-from aegis_agent.adapters.plugins import installed_tools, named_tools
-from aegis_agent.adapters.workers.setup import WorkerLimits
-from aegis_agent.domain.models import Models
+from aegis_agent.adapters.artifacts.servicer import ArtifactServicer
+from aegis_agent.adapters.jobs.servicer import JobServicer
+from aegis_agent.adapters.mcp.door import McpDoor
+from aegis_agent.adapters.models.servicer import ModelServicer
+from aegis_agent.adapters.oip.rest_routes import RestForm
+from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
+from aegis_agent.adapters.remote.fleet import Fleet
+from aegis_agent.domain.inferences import Inferences
 from aegis_agent.manager import AgentManager
 from aegis_agent.settings import AgentSettings
-from aegis_agent.tools.builtin import BUILTIN
 from aegis_common.errors import AegisError
 from aegis_common.logs import setup_logging
 from aegis_common.rpc.server import Running, run_main, serving, until_signalled
 from aegis_common.settings import load
-from aegis_common.signing import TrustedKeys
-from aegis_common.store.objects import ObjectStore
 from aegis_common.telemetry import setup_telemetry
 
 NAME: Final = "agent"
@@ -42,58 +47,64 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
     setup_logging(NAME, settings.log_level)
     telemetry = setup_telemetry(NAME, settings.otlp_endpoint)
     async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         stack.callback(telemetry.shutdown)
-        manager = await stack.enter_async_context(AgentManager())
-        _register(manager, settings)
-        models = _models(manager, settings)
-        stack.push_async_callback(models.close)
-        await models.start()
+        artifacts = await enter(wiring.running_artifacts(settings))
+        manager = await enter(wiring.running_tools(settings, artifacts, telemetry))
+        models = await enter(wiring.running_models(manager, settings))
+        jobs = await enter(wiring.jobs_of(manager, settings, telemetry))
         if settings.warm_up:
-            warming = asyncio.get_running_loop().create_task(_warm_up(manager))
-            stack.push_async_callback(_cancelled, warming)
-        yield await stack.enter_async_context(
+            await enter(_warming_up(manager))
+        mcp = McpDoor(
+            manager.registry,
+            manager.dispatcher,
+            public_url=settings.public_url,
+            origins=settings.http_origins,
+            artifacts=artifacts,
+            jobs=jobs.door.jobs if jobs else None,
+        )
+        await enter(mcp.running())
+        inferences, build = Inferences(models, shared=manager.dispatcher.shared), version("aegis-agent")
+        fleet = Fleet(manager.registry)
+        workers, peers = wiring.workers_of(fleet, manager, settings), wiring.peers_of(fleet, settings)
+        if peers:
+            stack.push_async_callback(peers.close)
+        agent, job_door = AgentServicer(manager.registry, manager.dispatcher), jobs.door if jobs else None
+        server = await enter(
             serving(
                 settings,
                 name=NAME,
                 add=[
-                    (
-                        agent_service_pb2_grpc.add_AgentServiceServicer_to_server,
-                        AgentServicer(manager.registry, manager.dispatcher),
-                    ),
-                    (model_service_pb2_grpc.add_ModelServiceServicer_to_server, ModelServicer(models)),
+                    (agent_grpc.add_AgentServiceServicer_to_server, agent),
+                    (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models)),
+                    (add_to_server, InferenceServicer(inferences, version=build)),
+                    (artifact_grpc.add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts)),
+                    (job_grpc.add_JobServiceServicer_to_server, JobServicer(job_door)),
+                    (worker_grpc.add_WorkerServiceServicer_to_server, workers),
                 ],
                 telemetry=telemetry,
                 reflect_everything=True,
+                doors=wiring.http_doors(
+                    [*mcp.routes(), *RestForm(inferences, version=build).routes()], mcp, settings
+                ),
             )
         )
+        stack.callback(workers.begin_drain)
+        if peers:
+            await enter(peers)
+        if jobs:  # jobs finish while calls do
+            stack.callback(jobs.begin_drain)
+        yield server
 
 
-def _register(manager: AgentManager, settings: AgentSettings) -> None:
-    for name, function in BUILTIN.items():
-        manager.register_tool(name, function)
-    for name, function in named_tools(settings.tools):
-        manager.register_tool(name, function)
-    for name, function in installed_tools() if settings.plugins else ():
-        try:
-            manager.register_tool(name, function)
-        except AegisError as error:
-            _log.error("plugin brings no usable tool", extra={"tool": name, "error": error.message})
-
-
-def _models(manager: AgentManager, settings: AgentSettings) -> Models:
-    library = StoredModels(
-        ObjectStore.open(settings.model_store_url, options=settings.model_store),
-        TrustedKeys.load(*settings.model_trusted_keys),
-        max_model_bytes=settings.max_model_bytes,
-    )
-    options = ModelOptions(
-        threads=settings.model_threads,
-        concurrency=settings.model_concurrency,
-        queue_size=settings.model_queue_size,
-        timeout=settings.model_timeout,
-        limits=WorkerLimits(memory_bytes=settings.child_memory_bytes),
-    )
-    return Models(library, OnnxLoader(manager.fork_server, options), manager.registry)
+@asynccontextmanager
+async def _warming_up(manager: AgentManager) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(_warm_up(manager))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _warm_up(manager: AgentManager) -> None:
@@ -101,11 +112,6 @@ async def _warm_up(manager: AgentManager) -> None:
         await manager.warm_up()
     except AegisError as error:
         _log.error("a tool cannot be made ready", extra={"error": error.message})
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def serve() -> None:

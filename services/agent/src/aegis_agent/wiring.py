@@ -1,0 +1,206 @@
+"""Makes the parts of the agent from its settings."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aegis_agent.adapters.artifacts.access import TenantArtifacts
+from aegis_agent.adapters.artifacts.store import StoredArtifacts
+from aegis_agent.adapters.artifacts.sweeper import ArtifactSweeper
+from aegis_agent.adapters.http.listener import HttpDoor
+from aegis_agent.adapters.http.routes import Route
+from aegis_agent.adapters.jobs.connection import connect
+from aegis_agent.adapters.jobs.wiring import JobOptions, RunningJobs, running_jobs
+from aegis_agent.adapters.mcp.door import McpDoor, challenge
+from aegis_agent.adapters.mcp.mounts import Mounts
+from aegis_agent.adapters.mcp.upstream import UpstreamOptions
+from aegis_agent.adapters.metrics import CallMetrics, observe_cache, observe_calls
+from aegis_agent.adapters.models.library import StoredModels
+from aegis_agent.adapters.models.loader import ModelOptions, OnnxLoader
+from aegis_agent.adapters.plugins import installed_tools, named_tools
+from aegis_agent.adapters.remote.fleet import Fleet
+from aegis_agent.adapters.remote.peers import Peers
+from aegis_agent.adapters.remote.policy import WorkerPolicy
+from aegis_agent.adapters.remote.servicer import WorkerServicer
+from aegis_agent.adapters.tool_files import ToolFolder
+from aegis_agent.adapters.workers.setup import WorkerLimits
+from aegis_agent.domain.artifacts import ArtifactPolicy
+from aegis_agent.domain.models import Models
+from aegis_agent.manager import AgentManager
+from aegis_agent.settings import AgentSettings
+from aegis_agent.tools.builtin import BUILTIN
+from aegis_common.background import Every
+from aegis_common.errors import AegisError, ConfigurationError
+from aegis_common.rpc.channel import mesh_channel
+from aegis_common.signing import TrustedKeys
+from aegis_common.store.objects import ObjectStore
+from aegis_common.telemetry import Telemetry
+
+_log: Final = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def running_artifacts(settings: AgentSettings) -> AsyncIterator[StoredArtifacts]:
+    """The artifacts of all tenants, swept while the block runs.
+
+    Raises:
+        ConfigurationError: The spool folder does not exist.
+    """
+    options = settings.artifact_store or settings.model_store
+    objects = ObjectStore.open(settings.artifact_store_url or settings.model_store_url, options=options)
+    spool = settings.artifact_spool_dir
+    if spool and not spool.is_dir():
+        raise ConfigurationError(f"artifact_spool_dir {spool} is no folder", artifact_spool_dir=str(spool))
+    policy = ArtifactPolicy(
+        max_bytes=settings.max_artifact_bytes,
+        quota_bytes=settings.artifact_quota_bytes,
+        retention=settings.artifact_retention,
+        max_retention=settings.max_artifact_retention,
+        max_uploads=settings.artifact_uploads,
+    )
+    async with Every(settings.artifact_sweep, ArtifactSweeper(objects).sweep, name="artifact-sweeper"):
+        yield StoredArtifacts(objects, policy, spool=spool)
+
+
+@asynccontextmanager
+async def running_tools(
+    settings: AgentSettings, artifacts: StoredArtifacts, telemetry: Telemetry
+) -> AsyncIterator[AgentManager]:
+    """The core with every tool that the settings, installed packages and other MCP servers bring.
+
+    Raises:
+        ConfigurationError: A tool that the settings name cannot be imported.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        manager = await stack.enter_async_context(
+            AgentManager(
+                cache_bytes=settings.cache_bytes,
+                tenant_weights=settings.tenant_weights,
+                child_slots=settings.child_slots,
+                artifacts=lambda caller: TenantArtifacts(
+                    artifacts, caller.tenant, max_load_bytes=settings.artifact_load_bytes
+                ),
+            )
+        )
+        manager.dispatcher.measure = CallMetrics(telemetry)
+        observe_calls(telemetry, manager.registry)
+        observe_cache(telemetry, manager.cache)
+        _register(manager, settings)
+        if settings.tools_dir is not None:
+            await stack.enter_async_context(ToolFolder(manager, settings.tools_dir))
+        servers = [UpstreamOptions(**server.model_dump()) for server in settings.mcp_servers]
+        await stack.enter_async_context(Mounts(manager.registry, servers, retire=manager.retire_tool))
+        yield manager
+
+
+def _register(manager: AgentManager, settings: AgentSettings) -> None:
+    for name, function in BUILTIN.items():
+        manager.register_tool(name, function)
+    for name, function in named_tools(settings.tools):
+        manager.register_tool(name, function)
+    for name, function in installed_tools() if settings.plugins else ():
+        try:
+            manager.register_tool(name, function)
+        except AegisError as error:
+            _log.error("plugin brings no usable tool", extra={"tool": name, "error": error.message})
+
+
+@asynccontextmanager
+async def running_models(manager: AgentManager, settings: AgentSettings) -> AsyncIterator[Models]:
+    """The models of all tenants, which follow the store while the block runs."""
+    library = StoredModels(
+        ObjectStore.open(settings.model_store_url, options=settings.model_store),
+        TrustedKeys.load(*settings.model_trusted_keys),
+        max_model_bytes=settings.max_model_bytes,
+    )
+    options = ModelOptions(
+        threads=settings.model_threads,
+        concurrency=settings.model_concurrency,
+        queue_size=settings.model_queue_size,
+        timeout=settings.model_timeout,
+        memory_bytes=settings.model_memory_bytes,
+        max_input_bytes=settings.max_message_bytes,
+        limits=WorkerLimits(memory_bytes=settings.child_memory_bytes),
+    )
+    models = Models(library, OnnxLoader(manager.fork_server, options), manager.registry)
+    try:
+        await models.start()
+        yield models
+    finally:
+        await models.close()
+
+
+@asynccontextmanager
+async def jobs_of(
+    manager: AgentManager, settings: AgentSettings, telemetry: Telemetry
+) -> AsyncIterator[RunningJobs | None]:
+    """The durable jobs; None where no job store is set.
+
+    Raises:
+        ConfigurationError: The job store may lose what it acknowledged.
+    """
+    url = settings.redis_url.get_secret_value()
+    if not url:
+        _log.warning("REDIS_URL is not set: there are no jobs")
+        yield None
+        return
+    options = JobOptions(
+        url=url,
+        strict=settings.job_store_check == "strict",
+        slots=settings.job_slots,
+        lease=settings.job_lease,
+        keep=settings.job_retention,
+        grace=settings.drain,
+        max_unfinished=settings.max_jobs,
+        instance=settings.instance,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        carbon = None
+        if settings.carbon:
+            channel = mesh_channel(settings.carbon, service="carbon", tls=settings.tls)
+            carbon = await stack.enter_async_context(channel)
+        yield await stack.enter_async_context(
+            running_jobs(
+                options,
+                registry=manager.registry,
+                dispatcher=manager.dispatcher,
+                carbon=carbon,
+                telemetry=telemetry,
+            )
+        )
+
+
+def workers_of(fleet: Fleet, manager: AgentManager, settings: AgentSettings) -> WorkerServicer:
+    """Return the door of the remote workers."""
+    return WorkerServicer(
+        fleet,
+        WorkerPolicy(settings.worker_policy),
+        max_message_bytes=settings.max_message_bytes,
+        artifacts=manager.dispatcher.artifacts,
+    )
+
+
+def peers_of(fleet: Fleet, settings: AgentSettings) -> Peers | None:
+    """Return what finds the workers of other replicas; None where this replica is alone."""
+    url = settings.redis_url.get_secret_value()
+    if not (url and settings.advertise):
+        return None
+    return Peers(fleet, connect(url), advertise=settings.advertise, tls=settings.tls)
+
+
+def http_doors(routes: Sequence[Route], mcp: McpDoor, settings: AgentSettings) -> list[HttpDoor]:
+    """Return the HTTP listener, where one is set."""
+    if not settings.http_listen:
+        return []
+    door = HttpDoor(
+        settings.http_listen,
+        list(routes),
+        max_connection_age=settings.max_connection_age,
+        challenge=challenge(settings.public_url),
+        on_leave=mcp.leave,
+    )
+    return [door]

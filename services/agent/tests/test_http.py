@@ -1,0 +1,369 @@
+"""The HTTP listener over real mutual TLS: the chain of the gRPC side, limits, ages, rotation and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic_settings import SettingsConfigDict
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import ASGIApp
+
+from aegis_agent.adapters.http import listener
+from aegis_agent.adapters.http.listener import HttpDoor
+from aegis_agent.adapters.http.routes import Request, Route
+from aegis_common.errors import DeadlineExceeded, InvalidArgument
+from aegis_common.rpc.call import current_call
+from aegis_common.rpc.server import Running, serving
+from aegis_common.settings import ServiceSettings
+from aegis_common.testing.audit import lines
+from aegis_common.testing.pki import Mesh
+from aegis_common.tls import server_dns
+
+LIST = "/aegis.agent.v1.AgentService/ListTools"
+DISPATCH = "/aegis.agent.v1.AgentService/Dispatch"
+LIMIT = 1 << 16
+
+
+class Handlers:
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.left = asyncio.Event()
+
+    async def whoami(self, request: Request) -> ASGIApp:
+        call = current_call()
+        return JSONResponse(
+            {
+                "name": request.parameters["name"],
+                "body": (await request.body()).decode(),
+                "subject": call.principal.subject,
+                "tenant": call.principal.tenant,
+                "peer": call.peer_spiffe_id,
+                "left": call.time_remaining(),
+            }
+        )
+
+    async def fail(self, request: Request) -> ASGIApp:
+        raise InvalidArgument("no such thing", violations={"thing": "unknown"}, thing="x")
+
+    async def crash(self, request: Request) -> ASGIApp:
+        raise RuntimeError("secret")
+
+    async def wait(self, request: Request) -> ASGIApp:
+        self.entered.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.left.set()
+        return Response()
+
+    async def endless(self, request: Request) -> ASGIApp:
+        async def lines() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield b"line\n"
+                    self.entered.set()
+                    await asyncio.sleep(0.01)
+            finally:
+                self.left.set()
+
+        return StreamingResponse(lines())
+
+    async def cut(self, request: Request) -> ASGIApp:
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"half"
+            raise DeadlineExceeded("over")
+
+        return StreamingResponse(lines())
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/whoami/{name}", DISPATCH, self.whoami, max_body_bytes=LIMIT),
+            Route("GET", "/whoami/{name}", LIST, self.whoami),
+            Route("GET", "/fail", LIST, self.fail),
+            Route("GET", "/crash", LIST, self.crash),
+            Route("GET", "/wait", LIST, self.wait),
+            Route("GET", "/endless", LIST, self.endless),
+            Route("GET", "/cut", LIST, self.cut),
+            Route("GET", "/other", LIST, self.fail, on_error=lambda s, _: JSONResponse({"error": s.message})),
+        ]
+
+
+class Door:
+    def __init__(self, mesh: Mesh, http: HttpDoor, handlers: Handlers, running: Running) -> None:
+        self.mesh, self.http, self.handlers, self.running = mesh, http, handlers, running
+
+    def client(self, account: str | None = "sdk", **options: Any) -> httpx.AsyncClient:
+        context = client_context(self.mesh, account)
+        return httpx.AsyncClient(
+            verify=context, base_url=f"https://127.0.0.1:{self.http.port}", trust_env=False, **options
+        )
+
+    async def get(self, path: str, account: str | None = "sdk", **options: Any) -> httpx.Response:
+        async with self.client(account) as client:
+            return await client.get(path, extensions=self.sni(), timeout=30, **options)
+
+    async def post(self, path: str, account: str | None = "sdk", **options: Any) -> httpx.Response:
+        async with self.client(account) as client:
+            return await client.post(path, extensions=self.sni(), timeout=30, **options)
+
+    def sni(self) -> dict[str, str]:
+        return {"sni_hostname": server_dns("agent", "aegis")}
+
+
+def client_context(mesh: Mesh, account: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(mesh.ca.bundle))
+    if account is not None:
+        tls = mesh.tls(account)
+        context.load_cert_chain(tls.cert, tls.key)
+    return context
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="AEGIS_AGENT_")
+
+
+@asynccontextmanager
+async def opened(
+    mesh: Mesh, *, age: timedelta = timedelta(minutes=10), drain_s: float = 0.2
+) -> AsyncIterator[Door]:
+    handlers = Handlers()
+    http = HttpDoor("127.0.0.1:0", handlers.routes(), max_connection_age=age)
+    settings = Settings(**mesh.service_kwargs("agent"), drain=timedelta(seconds=drain_s))
+    async with serving(settings, name="agent", add=[], doors=[http]) as running:
+        yield Door(mesh, http, handlers, running)
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Mesh:
+    return Mesh(tmp_path)
+
+
+@pytest.fixture
+async def door(mesh: Mesh) -> AsyncIterator[Door]:
+    async with opened(mesh) as made:
+        yield made
+
+
+async def test_a_handler_is_a_call_of_its_grpc_method(door: Door, mesh: Mesh) -> None:
+    answer = (await door.post("/whoami/me", content=b"hello")).json()
+
+    left = answer.pop("left")
+    assert answer == {
+        "name": "me",
+        "body": "hello",
+        "subject": "sdk",
+        "tenant": "default",
+        "peer": mesh.spiffe_id("sdk"),
+    }
+    assert 0 < left <= 30
+
+
+async def test_a_token_counts_as_on_grpc(door: Door, mesh: Mesh) -> None:
+    token = mesh.token(sub="carol", roles=["operator"], tenant="acme")
+    answer = await door.post("/whoami/me", headers={"authorization": f"Bearer {token}"})
+
+    assert ("carol", "acme") == (answer.json()["subject"], answer.json()["tenant"])
+
+
+async def test_the_gateway_vouches_and_nobody_else(door: Door, mesh: Mesh) -> None:
+    claim = {"x-forwarded-client-cert": f"URI={mesh.spiffe_id('admin')}"}
+
+    via_gateway = (await door.get("/whoami/me", "gateway", headers=claim)).json()
+    direct = (await door.get("/whoami/me", "sdk", headers=claim)).json()
+
+    assert ("admin", "sdk") == (via_gateway["subject"], direct["subject"])
+
+
+async def test_who_may_not_is_refused_and_audited(door: Door, mesh: Mesh) -> None:
+    refused = await door.post("/whoami/me", "viewer")
+    nobody = await door.get("/whoami/me", "gateway")
+    await asyncio.sleep(0.1)
+    audited = [(r["method"], r["code"], r["reason"]) for r in calls(mesh)]
+
+    assert 403 == refused.status_code
+    assert (7, "ROLE_MISSING") == (refused.json()["code"], refused.json()["details"][0]["reason"])
+    assert (401, "Bearer") == (nobody.status_code, nobody.headers["www-authenticate"])
+    assert [
+        (DISPATCH, "PERMISSION_DENIED", "ROLE_MISSING"),
+        (LIST, "UNAUTHENTICATED", "NO_CREDENTIALS"),
+    ] == audited
+
+
+def calls(mesh: Mesh) -> list[dict[str, Any]]:
+    files = sorted((mesh.folder / "audit" / "agent").glob("*.jsonl"))
+    return [line for file in files for line in lines(file) if line["kind"] == "call"]
+
+
+async def test_an_error_is_a_status_with_its_details(door: Door) -> None:
+    answer = await door.get("/fail")
+
+    assert 400 == answer.status_code
+    body = answer.json()
+    assert (3, "no such thing") == (body["code"], body["message"])
+    assert {"thing": "x"} == body["details"][0]["metadata"]
+    assert "thing" == body["details"][1]["fieldViolations"][0]["field"]
+
+
+async def test_a_route_may_have_errors_of_its_own_form(door: Door) -> None:
+    answer = await door.get("/other")
+
+    assert (200, {"error": "no such thing"}) == (answer.status_code, answer.json())
+
+
+async def test_what_nobody_foresaw_tells_nothing(door: Door) -> None:
+    answer = await door.get("/crash")
+
+    assert (500, 13) == (answer.status_code, answer.json()["code"])
+    assert "secret" not in answer.text
+
+
+async def test_unknown_paths_and_verbs_are_told_apart(door: Door) -> None:
+    unknown, verb = await door.get("/nothing"), await door.post("/fail")
+
+    assert (404, 5) == (unknown.status_code, unknown.json()["code"])
+    assert (405, "GET") == (verb.status_code, verb.headers["allow"])
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_beyond_the_limit_is_refused(door: Door, declared: bool) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x" * LIMIT
+        yield b"x"
+
+    answer = await door.post("/whoami/me", content=b"x" * (LIMIT + 1) if declared else chunks())
+
+    assert (413, "BODY_TOO_LARGE") == (answer.status_code, answer.json()["details"][0]["reason"])
+
+
+async def test_a_head_beyond_the_limit_is_refused(door: Door) -> None:
+    async with door.client() as client:
+        answer = await client.get("/whoami/me", headers={"x-long": "x" * 40_000}, extensions=door.sni())
+        with pytest.raises(httpx.TransportError):
+            await client.get("/whoami/me", headers={"x-long": "x" * 400_000}, extensions=door.sni())
+
+    assert 400 == answer.status_code
+
+
+async def test_a_head_that_does_not_end_is_not_waited_for(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "_HEAD_S", 0.2)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        door.http.port,
+        ssl=client_context(door.mesh, "sdk"),
+        server_hostname=server_dns("agent", "aegis"),
+    )
+    writer.write(b"GET /whoami/me HTTP/1.1\r\nhost: x\r\n")
+
+    assert b"" == await asyncio.wait_for(reader.read(1), 30)
+    writer.close()
+
+
+async def test_grpc_timeout_is_the_deadline(door: Door) -> None:
+    answer = await door.get("/wait", headers={"grpc-timeout": "100m"})
+    bad = await door.get("/wait", headers={"grpc-timeout": "soon"})
+
+    assert (504, 400) == (answer.status_code, bad.status_code)
+    assert door.handlers.left.is_set()
+
+
+@pytest.mark.parametrize("path", ["/wait", "/endless"])
+async def test_a_client_that_goes_away_stops_the_work(door: Door, mesh: Mesh, path: str) -> None:
+    async with door.client() as client:
+        asking = asyncio.ensure_future(client.get(path, extensions=door.sni()))
+        await asyncio.wait_for(door.handlers.entered.wait(), 30)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.wait_for(door.handlers.left.wait(), 30)
+    await asyncio.sleep(0.1)
+
+    assert ["CANCELLED"] == [record["code"] for record in calls(mesh)]
+
+
+async def test_an_error_in_the_middle_breaks_the_response(door: Door) -> None:
+    with pytest.raises(httpx.TransportError):
+        await door.get("/cut")
+
+
+async def test_who_has_no_certificate_of_the_mesh_cannot_connect(door: Door, tmp_path: Path) -> None:
+    stranger = Mesh(tmp_path / "stranger")
+    mixed = client_context(door.mesh, None)
+    tls = stranger.tls("sdk")
+    mixed.load_cert_chain(tls.cert, tls.key)
+
+    with pytest.raises((httpx.TransportError, ssl.SSLError)):
+        await door.get("/healthz", None)
+    async with httpx.AsyncClient(verify=mixed, trust_env=False) as client:
+        with pytest.raises((httpx.TransportError, ssl.SSLError)):
+            await client.get(f"https://127.0.0.1:{door.http.port}/healthz", extensions=door.sni())
+
+
+async def test_health_follows_the_service(door: Door) -> None:
+    ready = await door.get("/healthz")
+    await door.running.set_ready(False)
+    leaving = await door.get("/healthz")
+
+    assert (200, 503) == (ready.status_code, leaving.status_code)
+
+
+async def test_a_new_certificate_is_used_without_a_break(door: Door, mesh: Mesh) -> None:
+    before = await served_certificate(door)
+    async with door.client() as client:
+        assert 200 == (await client.get("/whoami/me", extensions=door.sni())).status_code
+        mesh.rotate("agent")
+        async with asyncio.timeout(30):
+            while await served_certificate(door) == before:  # noqa: ASYNC110  # a file is being watched
+                await asyncio.sleep(0.1)
+
+        assert 200 == (await client.get("/whoami/me", extensions=door.sni())).status_code
+
+
+async def served_certificate(door: Door) -> bytes:
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        door.http.port,
+        ssl=client_context(door.mesh, "sdk"),
+        server_hostname=server_dns("agent", "aegis"),
+    )
+    certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return certificate
+
+
+async def test_responses_are_not_held_back_to_fill_a_packet(door: Door) -> None:
+    async with door.client() as client:
+        await client.get("/whoami/me", extensions=door.sni())
+        [connection] = door.http._state.connections
+        plain = connection.transport.get_extra_info("socket")
+
+        assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_an_old_connection_ends_with_a_response(mesh: Mesh) -> None:
+    async with opened(mesh, age=timedelta(seconds=0.2)) as door, door.client() as client:
+        first = await client.get("/whoami/me", extensions=door.sni())
+        await asyncio.sleep(0.3)
+        second = await client.get("/whoami/me", extensions=door.sni())
+
+    assert (None, "close") == (first.headers.get("connection"), second.headers.get("connection"))
+
+
+async def test_a_drain_lets_short_calls_end_and_stops_long_ones(mesh: Mesh) -> None:
+    async with opened(mesh) as door, door.client() as client:
+        asking = asyncio.ensure_future(client.get("/wait", extensions=door.sni(), timeout=30))
+        await asyncio.wait_for(door.handlers.entered.wait(), 30)
+
+    outcome: Any = (await asyncio.gather(asking, return_exceptions=True))[0]
+    assert door.handlers.left.is_set()
+    assert isinstance(outcome, httpx.TransportError) or outcome.status_code >= 500
+    assert ["CANCELLED"] == [record["code"] for record in calls(mesh)]

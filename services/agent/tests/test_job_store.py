@@ -1,0 +1,298 @@
+"""The job store on a real Redis: what it fences off, what it keeps apart, and what it forgets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+
+import pytest
+import redis.asyncio
+from services.agent.tests.job_stores import (
+    KEEP,
+    LEASE,
+    Clock,
+    begin,
+    complete,
+    eventually,
+    keeper_of,
+    kept,
+    queue_of,
+    store_on,
+)
+
+from aegis_agent.adapters.jobs import keys
+from aegis_agent.adapters.jobs.events import Teller, read
+from aegis_agent.adapters.jobs.queue import CANCELLED, HELD, LOST
+from aegis_agent.adapters.jobs.store import RedisJobStore
+from aegis_agent.domain.call import Checkpoint, Chunk, LogLine, Priority, Progress
+from aegis_agent.domain.jobs import machine
+from aegis_agent.domain.jobs.errors import (
+    Fenced,
+    ResultTooLarge,
+    TooManyJobs,
+    UnknownJob,
+    UnknownZone,
+    UnreadableJob,
+)
+from aegis_agent.domain.jobs.job import CarbonAnswer, CarbonPolicy, Phase, State
+from aegis_common.testing.redis import RedisServer
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    made = RedisServer(tmp_path_factory.mktemp("redis"), append_only=True)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def store(shared_server: RedisServer) -> AsyncIterator[RedisJobStore]:
+    async with redis.asyncio.Redis.from_url(shared_server.url) as client:
+        await client.flushall()
+    async with store_on(shared_server.url) as made:
+        yield made
+
+
+async def test_an_attempt_that_is_over_cannot_write(store: RedisJobStore) -> None:
+    clock = Clock()
+    job = await kept(store, clock)
+    (entry,) = await queue_of(store, "a").take(4)
+    first = await begin(store, job, entry, "a")
+    await store.update(job.ref, lambda now: machine.lost(now, keep=KEEP, now=clock.now))
+    (again,) = await queue_of(store, "b").take(4)
+    second = await begin(store, job, again, "b")
+    zombie = Teller(store, job.ref, attempt=first.attempt, runner="a")
+    await zombie.take(Progress(done=9))
+    await zombie.take(Checkpoint(b"old"))
+    await zombie.finish()
+
+    with pytest.raises(Fenced):
+        await complete(store, job, first.attempt)
+    assert (await store.load_whole(job.ref)).progress is None
+    assert await store.checkpoint(job.ref) is None
+    done = await complete(store, job, second.attempt)
+    assert done is not None
+    assert (await store.load_whole(job.ref)).result == b"out"
+    assert await queue_of(store, "c").take(4) == []
+
+
+async def test_two_changes_at_once_are_made_one_after_the_other(store: RedisJobStore) -> None:
+    job = await kept(store, Clock())
+    cancel = [
+        store.update(
+            job.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=now.created), known=job
+        )
+        for _ in range(8)
+    ]
+    results = await asyncio.gather(*cancel)
+
+    assert sum(result is not None for result in results) == 1
+    assert (await store.load(job.ref)).state is State.CANCELLED
+
+
+async def test_a_lease_is_renewed_by_its_holder_only(store: RedisJobStore) -> None:
+    clock = Clock()
+    job = await kept(store, clock)
+    a, keeper = queue_of(store, "a"), queue_of(store, "keeper")
+    (entry,) = await a.take(1)
+    started = await begin(store, job, entry, "a")
+
+    assert await a.renew([entry]) == [HELD]
+    assert await queue_of(store, "b").renew([entry]) == [LOST]
+    await store.update(job.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+    assert await a.renew([entry]) == [CANCELLED]
+    assert await keeper.claim_expired(10) == []
+    await asyncio.sleep(LEASE.total_seconds() + 0.1)
+    assert [item.entry for item in await keeper.claim_expired(10)] == [entry.entry]
+    assert await a.renew([entry]) == [LOST]
+    assert started.attempt == 1
+
+
+@pytest.mark.parametrize(("idempotent", "state"), [(True, State.WORKING), (False, State.FAILED)])
+async def test_the_housekeeper_finds_a_lost_runner(
+    store: RedisJobStore, *, idempotent: bool, state: State
+) -> None:
+    clock = Clock()
+    job = await kept(store, clock)
+    waiting = await kept(store, clock)
+    entries = await queue_of(store, "gone").take(2)
+    await begin(store, job, entries[0], "gone", idempotent=idempotent)
+
+    async with keeper_of(store, clock):
+
+        async def found() -> bool:
+            both = [await store.load(item.ref) for item in (job, waiting)]
+            return both[0].phase is not Phase.RUNNING and both[1].queue_number == 2
+
+        await eventually(found)
+    assert (await store.load(job.ref)).state is state
+    left = await queue_of(store, "next").take(4)
+    assert len(left) == (2 if idempotent else 1)
+
+
+async def test_ended_jobs_are_deleted_with_everything_of_theirs(store: RedisJobStore) -> None:
+    clock = Clock()
+    job = await kept(store, clock, request_id="r1")
+    again = await kept(store, clock)
+    for item in (job, again):
+        await store.update(item.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+    keeper = keeper_of(store, clock)
+    clock.now += KEEP - timedelta(seconds=1)
+    await keeper._delete()
+    assert (await store.load(job.ref)).state is State.CANCELLED
+    await store.update(
+        again.ref, lambda now: machine.retried(now, principal="{}", deadline=None, now=clock.now)
+    )
+    clock.now += timedelta(seconds=2)
+    await keeper._delete()
+
+    with pytest.raises(UnknownJob):
+        await store.load(job.ref)
+    assert (await store.load(again.ref)).phase is Phase.QUEUED
+    left = [str(key) for key in await store.connection.client.keys("*")]
+    assert not [key for key in left if job.job_id in key or "r1" in key]
+    assert [job_id for job_id, _ in await store.newest("red", state=None, before="", count=9)] == [
+        again.job_id
+    ]
+
+
+async def test_deferred_jobs_become_ready_and_late_ones_fail(store: RedisJobStore) -> None:
+    clock = Clock()
+    soon = await kept(store, clock, not_before=clock.now + timedelta(seconds=10))
+    late = await kept(
+        store,
+        clock,
+        not_before=clock.now + timedelta(seconds=60),
+        deadline=clock.now + timedelta(seconds=90),
+    )
+    keeper = keeper_of(store, clock)
+    await keeper._promote()
+    assert await queue_of(store, "a").take(4) == []
+    clock.now += timedelta(seconds=11)
+    await keeper._promote()
+    (entry,) = await queue_of(store, "a").take(4)
+    clock.now += timedelta(seconds=90)
+    await keeper._promote()
+
+    assert entry.ref == soon.ref
+    ended = await store.load(late.ref)
+    assert ended.failure is not None
+    assert (ended.state, ended.failure.reason) == (State.FAILED, "JOB_DEADLINE")
+
+
+class Grid:
+    """Answers as it is told, and counts the questions."""
+
+    def __init__(self) -> None:
+        self.answer: CarbonAnswer | UnknownZone | None = None
+        self.asked = 0
+
+    async def ask(self, policy: CarbonPolicy, *, principal: str, traceparent: str) -> CarbonAnswer:
+        self.asked += 1
+        if isinstance(self.answer, CarbonAnswer):
+            return self.answer
+        raise self.answer or UnknownZone("no such zone")
+
+
+async def test_jobs_wait_for_the_grid_until_it_is_clean_or_the_wait_is_over(store: RedisJobStore) -> None:
+    clock, grid = Clock(), Grid()
+    policy = CarbonPolicy(max_wait=timedelta(seconds=100))
+    first = await kept(store, clock, carbon=policy)
+    second = await kept(store, clock, carbon=policy)
+    third = await kept(store, clock, carbon=CarbonPolicy(zone="zones/X", max_wait=timedelta(seconds=300)))
+    keeper = keeper_of(store, clock, grid)
+    wait = CarbonAnswer(
+        run_now=False, reason="ABOVE_THRESHOLD", asked=clock.now, retry_after=timedelta(seconds=30)
+    )
+    grid.answer = wait
+    await keeper._ask_carbon()
+    assert grid.asked == 2  # one question for the two that would ask the same
+    await keeper._ask_carbon()
+    assert grid.asked == 2
+    assert (await store.load(first.ref)).carbon_answer == CarbonAnswer(
+        run_now=False, reason="ABOVE_THRESHOLD", asked=clock.now
+    )
+    clock.now += timedelta(seconds=31)
+    grid.answer = UnknownZone("gone")
+    await keeper._ask_carbon()
+    await keeper._promote()
+    assert (await store.load(first.ref)).phase is Phase.DEFERRED
+    clock.now += timedelta(seconds=70)  # the service is gone, and the wait is over
+    await keeper._promote()
+    entries = await queue_of(store, "a").take(4)
+    assert {entry.ref for entry in entries} == {first.ref, second.ref}
+    grid.answer = CarbonAnswer(run_now=True, reason="BELOW_THRESHOLD", asked=clock.now)
+    await keeper._ask_carbon()
+    assert (await store.load(third.ref)).phase is Phase.QUEUED
+
+
+async def test_a_tenant_has_its_own_jobs_and_so_many_of_them(store: RedisJobStore) -> None:
+    clock = Clock()
+    mine = [await kept(store, clock) for _ in range(5)]
+    with pytest.raises(TooManyJobs):
+        await kept(store, clock)
+    other = await kept(store, clock, tenant="blue")
+
+    assert {job_id for job_id, _ in await store.newest("red", state=None, before="", count=9)} == {
+        job.job_id for job in mine
+    }
+    assert [job_id for job_id, _ in await store.newest("blue", state=None, before="", count=9)] == [
+        other.job_id
+    ]
+    await store.update(mine[0].ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+    await kept(store, clock)
+
+
+async def test_a_record_of_a_newer_version_is_left_alone(store: RedisJobStore) -> None:
+    clock = Clock()
+    job, good = await kept(store, clock), await kept(store, clock)
+    key = keys.job(job.ref)
+    record = await store.connection.client.hget(key, "record")
+    assert isinstance(record, bytes)
+    newer = record.replace(b'"schema_version":1', b'"schema_version":7')
+    await store.connection.client.hset(key, "record", newer)
+
+    with pytest.raises(UnreadableJob) as caught:
+        await store.load(job.ref)
+    assert caught.value.metadata == {"schema_version": "7"}
+    listed = await store.newest("red", state=None, before="", count=9)
+    assert {job_id for job_id, item in listed if item is not None} == {good.job_id}
+    assert await store.connection.client.hget(key, "record") == newer
+
+
+async def test_what_a_tool_tells_is_bounded(store: RedisJobStore) -> None:
+    clock = Clock()
+    job = await kept(store, clock)
+    (entry,) = await queue_of(store, "a").take(1)
+    await begin(store, job, entry, "a")
+    teller = Teller(store, job.ref, attempt=1, runner="a")
+    await teller.take(Chunk("small"))
+    await teller.take(Chunk(b"x" * 40_000))
+    await teller.take(LogLine(level="INFO", message="m" * 9_000))
+    for number in range(50):
+        await teller.take(Progress(done=number, total=50))
+    await teller.finish()
+    told = await read(store, job.ref, after="0-0", count=99)
+
+    assert [event.kind for event in told] == ["state", "state", "chunk", "chunk", "log", "progress"]
+    assert max(len(event.data) for event in told[2:]) < 3_000
+    assert teller.chunks == ["small", b"x" * 40_000]
+    with pytest.raises(ResultTooLarge):
+        for _ in range(9):
+            await teller.take(Chunk(b"x" * (1 << 20)))
+
+
+async def test_an_entry_that_leads_nowhere_is_dropped(store: RedisJobStore) -> None:
+    clock = Clock()
+    job = await kept(store, clock)
+    await store.update(job.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+    await store.update(
+        job.ref, lambda now: machine.retried(now, principal="{}", deadline=None, now=clock.now)
+    )
+    stale, fresh = await queue_of(store, "a").take(4)
+
+    now = await store.load(job.ref)
+    assert (stale.leads_to(now), fresh.leads_to(now)) == (False, True)
+    assert await store.queue_length(Priority.NORMAL) == 0

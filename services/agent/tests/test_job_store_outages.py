@@ -1,0 +1,205 @@
+"""The job store and its Redis: which it refuses, and what outlives an outage of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from services.agent.tests.job_stores import (
+    LEASE,
+    Clock,
+    begin,
+    complete,
+    eventually,
+    keeper_of,
+    kept,
+    queue_of,
+    store_on,
+)
+
+from aegis_agent.adapters.jobs.connection import Connection, connect
+from aegis_agent.adapters.jobs.events import Teller, read
+from aegis_agent.adapters.jobs.queue import HELD
+from aegis_agent.adapters.jobs.store import RedisJobStore, insist
+from aegis_agent.domain.call import LogLine
+from aegis_agent.domain.jobs.errors import (
+    JobStoreUnavailable,
+)
+from aegis_agent.domain.jobs.job import Failure, Phase, State
+from aegis_common.errors import ConfigurationError, ErrorKind
+from aegis_common.redis_binary import find_redis_server
+from aegis_common.testing.ports import free_port
+from aegis_common.testing.redis import RedisServer
+from aegis_common.testing.waiting import until
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def cluster_port() -> int:
+    """Return a free port; a cluster listens on the one 10000 further up too."""
+    while (port := free_port()) > 55_000:
+        pass
+    return port
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, which it may kill."""
+    made = RedisServer(tmp_path / "redis", append_only=True)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def own_store(server: RedisServer) -> AsyncIterator[RedisJobStore]:
+    async with store_on(server.url) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--appendonly", "no"], "appendonly yes"),
+        (["--appendonly", "yes", "--appendfsync", "everysec"], "appendfsync everysec"),
+        (
+            ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "allkeys-lru"],
+            "maxmemory-policy allkeys-lru",
+        ),
+        (["--cluster-enabled", "yes", "--appendonly", "yes", "--appendfsync", "always"], "Redis Cluster"),
+        (
+            ["--replicaof", "127.0.0.1", "1", "--appendonly", "yes", "--appendfsync", "always"],
+            "read-only replica",
+        ),
+    ],
+)
+async def test_a_redis_that_may_lose_jobs_is_refused(
+    tmp_path: Path, options: list[str], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    socket = tmp_path / "s"
+    command = [str(find_redis_server()), "--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
+    if "--cluster-enabled" in options:
+        command[1:3] = ["--port", str(cluster_port()), "--bind", "127.0.0.1"]
+    process = start([*command, "--save", "", *options], tmp_path)
+    try:
+        await until(socket.exists)
+        async with connect(f"unix://{socket}") as client:
+            connection = Connection(client)
+            with pytest.raises(ConfigurationError) as caught:
+                await connection.check(strict=True)
+            assert named in caught.value.message
+            with pytest.raises(JobStoreUnavailable):
+                await connection.run(lambda used: used.ping())
+            if named in ("Redis Cluster", "read-only replica"):
+                with pytest.raises(ConfigurationError):
+                    await connection.check(strict=False)
+            else:
+                with caplog.at_level(logging.WARNING):
+                    await connection.check(strict=False)
+                assert "JOBS MAY BE LOST" in caplog.text
+                assert await connection.run(lambda used: used.ping())
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_the_redis_of_a_deployment_is_accepted(tmp_path: Path) -> None:
+    socket = tmp_path / "s"
+    command = [str(find_redis_server()), "--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
+    options = ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
+    process = start([*command, *options], tmp_path)
+    try:
+        await until(socket.exists)
+        async with connect(f"unix://{socket}") as client:
+            await Connection(client).check(strict=True)
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_leases_are_spared_after_an_outage(own_store: RedisJobStore, server: RedisServer) -> None:
+    store = own_store
+    clock = Clock()
+    job = await kept(store, clock)
+    a = queue_of(store, "a")
+    (entry,) = await a.take(1)
+    await begin(store, job, entry, "a")
+    async with keeper_of(store, clock):
+        server.kill()
+        await asyncio.sleep(LEASE.total_seconds() * 1.5)
+        await asyncio.to_thread(server.start)
+        states: list[int] = await insist(lambda: a.renew([entry]), pause_s=0.02)
+    assert states == [HELD]
+    assert (await store.load(job.ref)).phase is Phase.RUNNING
+
+
+async def test_what_was_acknowledged_outlives_a_kill(own_store: RedisJobStore, server: RedisServer) -> None:
+    store = own_store
+    clock = Clock()
+    jobs = [await kept(store, clock) for _ in range(3)]
+    (entry, *_) = await queue_of(store, "a").take(1)
+    done = await begin(store, jobs[0], entry, "a")
+    await complete(store, done, 1)
+    server.kill()
+    with pytest.raises(JobStoreUnavailable):
+        await store.load(jobs[0].ref)
+    await asyncio.to_thread(server.start)
+
+    assert [(await store.load(job.ref)).state for job in jobs] == [
+        State.COMPLETED,
+        State.WORKING,
+        State.WORKING,
+    ]
+    assert (await store.load_whole(done.ref)).result == b"out"
+    assert len(await queue_of(store, "b").take(9)) == 2
+
+
+async def test_an_outage_in_the_middle_loses_no_line(own_store: RedisJobStore, server: RedisServer) -> None:
+    store = own_store
+    clock = Clock()
+    job = await kept(store, clock)
+    (entry,) = await queue_of(store, "a").take(1)
+    await begin(store, job, entry, "a")
+    teller = Teller(store, job.ref, attempt=1, runner="a")
+    writing = asyncio.create_task(teller.write())
+    server.kill()
+    await teller.take(LogLine(level="INFO", message="while away"))
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(server.start)
+    await teller.take(LogLine(level="INFO", message="back"))
+
+    async def lines() -> list[bytes]:
+        return [e.data for e in await read(store, job.ref, after="0-0", count=99) if e.kind == "log"]
+
+    async def both() -> bool:
+        return len(await lines()) == 2
+
+    await eventually(both)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    assert await lines() == [b'["INFO", "while away"]', b'["INFO", "back"]']
+
+
+def test_errors_keep_what_they_say() -> None:
+    error = JobStoreUnavailable.because("it is away")
+    failure = Failure.of(error)
+
+    assert (failure.kind, failure.reason) == (ErrorKind.UNAVAILABLE, "JOB_STORE_UNAVAILABLE")
+    assert failure.retryable
+
+
+async def test_a_server_that_is_not_there_is_told_so(tmp_path: Path) -> None:
+    async with redis.asyncio.Redis.from_url(f"unix://{tmp_path / 'none'}") as client:
+        with pytest.raises(JobStoreUnavailable) as caught:
+            await Connection(client).check(strict=True)
+
+    assert caught.value.retry_after == timedelta(seconds=1)
