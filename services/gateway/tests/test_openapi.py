@@ -71,7 +71,8 @@ def test_limits_and_required_fields_come_from_the_descriptor_set() -> None:
 def test_a_required_oneof_wants_exactly_one_member() -> None:
     part = schema("aegis.agent.v1.Part")
 
-    assert part["oneOf"] == [{"required": [name]} for name in ("text", "json", "inlineBytes")]
+    names = ("text", "json", "inlineBytes", "artifact")
+    assert part["oneOf"] == [{"required": [name]} for name in names]
 
 
 def test_what_the_path_says_is_not_said_again_in_the_body() -> None:
@@ -79,7 +80,7 @@ def test_what_the_path_says_is_not_said_again_in_the_body() -> None:
     body = dispatch["requestBody"]["content"]["application/json"]["schema"]
     path = dispatch["parameters"][0]
 
-    assert set(body["properties"]) == {"payload", "timeout"}
+    assert set(body["properties"]) == {"payload", "priority", "timeout"}
     assert (path["name"], path["schema"]["pattern"]) == ("tool", "^[a-z][a-z0-9_.-]{0,62}$")
 
 
@@ -113,3 +114,14 @@ def test_every_path_is_known_to_the_running_gateway(stack: Any, path: str, verb:
 
     unknown = answer.status_code == 404 and "no such path" in answer.text
     assert not unknown, answer.text
+
+
+def test_raw_bodies_are_any_media_type_in_and_out() -> None:
+    upload = operation("/v1/artifacts", "post")
+    download = operation("/v1/artifacts/{artifact}:download", "get")
+
+    assert list(upload["requestBody"]["content"]) == ["*/*"]
+    assert list(download["responses"]["200"]["content"]) == ["*/*"]
+    query = {item["name"] for item in upload["parameters"] if item.get("in") == "query"}
+    assert query == {"mediaType", "filename", "retention", "sha256", "sizeBytes", "existing"}
+    assert "one JSON object a line" not in download["description"]

@@ -68,7 +68,35 @@ def test_only_methods_that_take_bytes_have_the_larger_limit(
     render(settings, tmp_path)
     inline = {name for name in _routes(tmp_path, "people") if name.startswith("inline ")}
 
-    assert inline == {"inline /v1/{tool=tools/*}:dispatch", "inline /v1/tools:batchDispatch"}
+    assert inline == {
+        "inline /v1/{tool=tools/*}:dispatch",
+        "inline /v1/{tool=tools/*}:dispatchStream",
+        "inline events /v1/{tool=tools/*}:dispatchStream",
+        "inline /v1/jobs",
+        "inline /v1/tools:batchDispatch",
+    }
+
+
+def test_only_raw_bodies_have_no_json_limit_and_pass_before_the_check_for_json(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
+    render(settings, tmp_path)
+    for door in ("machines", "people"):
+        names = list(_routes(tmp_path, door))
+        raw = [name for name in names if name.startswith("raw ")]
+        route = _routes(tmp_path, door)["raw /v1/artifacts"]
+        download = _routes(tmp_path, door)["aegis.agent.v1.ArtifactService/DownloadArtifact"]
+
+        assert raw == ["raw /v1/artifacts"]
+        assert (
+            names.index("form /v1/artifacts") + 1 == names.index("raw /v1/artifacts") < names.index("media")
+        )
+        assert set(route["typed_per_filter_config"]) == {"body_limit_json", "body_limit_inline"}
+        assert [item["string_match"]["exact"] for item in route["match"]["headers"]] == ["POST"]
+        assert [item["header"]["value"] for item in download["response_headers_to_add"]] == [
+            "attachment",
+            "nosniff",
+        ]
 
 
 def test_the_fleet_is_routed_on_the_machines_port_only_and_only_when_there_is_one(

@@ -11,12 +11,17 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
 
 from aegis_common.rpc.access import MethodRule
+from aegis_gateway.oauth import PROTECTED_RESOURCE
 from aegis_gateway.routes import cluster_of
 from aegis_gateway.tree import Tree, walk
 
 DOOR_LISTENERS: Final = ("machines", "people")
-_DOCUMENTS: Final = frozenset({"/openapi.json", "/descriptors.binpb"})
-_PREFIXES: Final = frozenset({"/v1/fleet/"})
+_DOCUMENTS: Final = frozenset(
+    {"/openapi.json", "/descriptors.binpb", "/.well-known/oauth-protected-resource", PROTECTED_RESOURCE}
+)
+AGENT_HTTP: Final = {"/mcp": "agent-http", "/v2": "agent-http", "/v2/": "agent-http"}
+"""Paths of the agent's HTTP listener, and their cluster; it maps them to methods of the same table."""
+_PREFIXES: Final = frozenset({"/v1/fleet/", "/v2/"})
 
 
 def faults(static: Tree, table: Mapping[str, MethodRule]) -> list[str]:
@@ -55,6 +60,8 @@ def _door(name: str, manager: Tree, table: Mapping[str, MethodRule]) -> Iterator
     if filters["rbac"]["rules"].get("action", "ALLOW") != "ALLOW":
         yield f"listener {name}: the RBAC action is not ALLOW, so what no policy matches would be let in"
     yield from _policy_typos(name, policies, table)
+    for fault in _agent_http(routes, policies):
+        yield f"listener {name}: {fault}"
     transcoded = set(filters["transcoder"].get("services", ()))
     described = _described(filters["transcoder"])
     for rule in table.values():
@@ -92,10 +99,32 @@ def _method(
         yield "has an HTTP mapping but is not in the descriptor set that the transcoder reads"
 
 
+def _agent_http(routes: list[Tree], policies: Tree) -> Iterator[str]:
+    """Check that what is routed to the agent's HTTP listener needs credentials, and is routed whole."""
+    routed = {path for path, cluster in AGENT_HTTP.items() if _routed(routes, path) == cluster}
+    if not routed:
+        return
+    for path in sorted(AGENT_HTTP.keys() - routed):
+        yield f"{path} is not routed to cluster {AGENT_HTTP[path]!r}, and other paths of it are"
+    for path in sorted(routed):
+        admitting = [policy for policy in policies.values() if _permits(policy, path)]
+        if not admitting:
+            yield f"{path} is routed but no RBAC policy admits anybody"
+        if any(principal.get("any") is True for policy in admitting for principal in policy["principals"]):
+            yield f"{path} is open to anybody; it must need a token or a certificate"
+
+
+def _routed(routes: list[Tree], path: str) -> str:
+    route = next((route for route in routes if _matches(route["match"], path)), {})
+    cluster: str = route.get("route", {}).get("cluster", "")
+    return cluster
+
+
 def _policy_typos(listener: str, policies: Tree, table: Mapping[str, MethodRule]) -> Iterator[str]:
     for name, policy in policies.items():
         for kind, path in _paths(policy):
-            known = path in _DOCUMENTS or path in table if kind == "exact" else path in _PREFIXES
+            exact = path in _DOCUMENTS or path in AGENT_HTTP or path in table
+            known = exact if kind == "exact" else path in _PREFIXES
             if not known:
                 yield f"listener {listener}: policy {name!r} names {kind} {path!r}, which no method has"
 

@@ -40,7 +40,7 @@ def read_identities(file: Path) -> list[Identity]:
 
 def machine_policies(rules: Iterable[MethodRule], machines: Sequence[Identity], domain: Domain) -> Tree:
     """Return the policies of the listener that requires a client certificate, by policy name."""
-    peer = {"authenticated": {"principal_name": {"prefix": f"spiffe://{domain.trust_domain}/"}}}
+    peer = any_machine(domain)
     policies: Tree = {}
     for rule in _public(rules):
         if rule.public:
@@ -67,6 +67,11 @@ def people_policies(rules: Iterable[MethodRule], domain: Domain) -> Tree:
         if principals:
             policies[rule.path[1:]] = _policy(rule, principals)
     return policies
+
+
+def any_machine(domain: Domain) -> Tree:
+    """Return the principal of whoever has a certificate of the trust domain."""
+    return {"authenticated": {"principal_name": {"prefix": f"spiffe://{domain.trust_domain}/"}}}
 
 
 def fleet_principals(machines: Iterable[Identity]) -> list[Tree]:

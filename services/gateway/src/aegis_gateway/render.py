@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from aegis_common.errors import ConfigurationError
 from aegis_common.files import read_file, write_atomic
 from aegis_common.rpc.access import MethodRule, descriptor_set_bytes, method_table
-from aegis_gateway import rbac, routes
+from aegis_gateway import oauth, rbac, routes
 from aegis_gateway.openapi import openapi_json
 from aegis_gateway.settings import GatewaySettings, split_address, split_endpoint
 from aegis_gateway.tree import Tree, dump, load, named, put, walk
@@ -29,6 +29,7 @@ OWN_CERTIFICATE: Final = "sds/gateway_cert.yaml"
 CLIENT_TRUST: Final = "sds/client_trust.yaml"
 SERVICES: Final = ("agent", "carbon", "fl-coordinator")
 FL_EDGE: Final = "fl-edge"
+AGENT_HTTP: Final = "agent-http"
 _SECRETS: Final = (
     OWN_CERTIFICATE,
     CLIENT_TRUST,
@@ -113,7 +114,20 @@ class _Renderer:
             hcm = self._resource(LISTENERS, name)["filter_chains"][0]["filters"][0]["typed_config"]
             put(hcm, name, "access_log", 0, "typed_config", "log_format", "json_format", "listener")
             self._tracing(hcm["tracing"])
+            self._sign_in(hcm)
             self._limits(hcm["http_filters"])
+
+    def _sign_in(self, hcm: Tree) -> None:
+        """Set what clients of MCP are told on 401, and whose health counts for the gateway's."""
+        if self.settings.agent_http is None:
+            health = hcm["http_filters"][0]["typed_config"]["cluster_min_healthy_percentages"]
+            del health[AGENT_HTTP]
+        if self.settings.agent_http is None or not self.settings.public_url:
+            return
+        # the first three answers are those of MCP: a token for others, no credentials, bad ones
+        for mapper in hcm["local_reply_config"]["mappers"][:3]:
+            header = mapper["headers_to_add"][0]["header"]
+            put(header, oauth.challenge(header["value"], self.settings.public_url), "value")
 
     def _tracing(self, tracing: Tree) -> None:
         # Without a collector nothing new is sampled, but trace ids are still made, logged and passed on.
@@ -124,6 +138,7 @@ class _Renderer:
         s = self.settings
         put(named(filters, "body_limit_json"), s.max_json_bytes, "typed_config", "max_request_bytes")
         put(named(filters, "body_limit_inline"), s.max_inline_json_bytes, "typed_config", "max_request_bytes")
+        put(named(filters, "body_limit_raw"), s.max_raw_bytes, "typed_config", "max_request_bytes")
         for descriptor in named(filters, "rate_limit")["typed_config"]["descriptors"]:
             put(descriptor, s.request_burst, "token_bucket", "max_tokens")
             put(descriptor, s.requests_per_second, "token_bucket", "tokens_per_fill")
@@ -148,21 +163,40 @@ class _Renderer:
                 "body",
                 "filename",
             )
-            before_http = host["routes"].index(named(host["routes"], "media")) + 1
+            media = host["routes"].index(named(host["routes"], "media"))
+            before_http = media + 1
             host["routes"] = [
                 *routes.grpc_routes(self.rules),
-                *host["routes"][:before_http],
-                *routes.inline_routes(self.rules),
+                *host["routes"][:media],
+                *routes.raw_routes(self.rules),
+                *host["routes"][media:before_http],
+                *routes.inline_routes(self.rules, events=named(host["routes"], "events")),
                 *host["routes"][before_http:],
             ]
+            self._agent_http(host)
         if self.settings.fl_edge is None:
             host = self._resource(ROUTES[0], "machines")["virtual_hosts"][0]
             host["routes"].remove(named(host["routes"], "fleet"))
+
+    def _agent_http(self, host: Tree) -> None:
+        signed_in = bool(self.settings.agent_http and self.settings.public_url and self.settings.token.issuer)
+        for name in ("protected-resource", "protected-resource-root"):
+            route = named(host["routes"], name)
+            if signed_in:
+                put(
+                    route, oauth.protected_resource(self.settings), "direct_response", "body", "inline_string"
+                )
+            else:
+                host["routes"].remove(route)
+        if self.settings.agent_http is None:
+            for name in ("mcp", "inference-root", "inference"):
+                host["routes"].remove(named(host["routes"], name))
 
     def _clusters(self) -> None:
         s = self.settings
         upstreams = {
             "agent": s.agent,
+            AGENT_HTTP: s.agent_http,
             "carbon": s.carbon,
             "fl-coordinator": s.fl_coordinator,
             FL_EDGE: s.fl_edge,
@@ -173,7 +207,8 @@ class _Renderer:
                 continue
             cluster = self._resource(CLUSTERS, name)
             put(cluster, _endpoints(addresses), "load_assignment", "endpoints", 0, "lb_endpoints")
-            sni = f"{name}.{s.tls.namespace}.aegis.internal"
+            account = "agent" if name == AGENT_HTTP else name
+            sni = f"{account}.{s.tls.namespace}.aegis.internal"
             put(cluster, sni, "transport_socket", "typed_config", "sni")
         put(self._resource(CLUSTERS, "admin"), [_pipe(self._admin_socket())], *_LB_ENDPOINTS)
         self._web_cluster("jwks", s.token.jwks if _is_url(s.token.jwks) else "", s.token.jwks_bundle)
@@ -245,6 +280,10 @@ class _Renderer:
         machines, people = (self._resource(f, "rbac")["typed_config"]["rules"]["policies"] for f in RBAC)
         machines |= rbac.machine_policies(self.rules, self.identities, self.domain)
         people |= rbac.people_policies(self.rules, self.domain)
+        if self.settings.agent_http is None:
+            del machines[AGENT_HTTP], people[AGENT_HTTP]
+        else:
+            put(machines, [rbac.any_machine(self.domain)], AGENT_HTTP, "principals")
         nodes = rbac.fleet_principals(self.identities)
         if self.settings.fl_edge is None or not nodes:
             del machines["fleet"]

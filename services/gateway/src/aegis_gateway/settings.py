@@ -82,6 +82,12 @@ class GatewaySettings(BaseModel):
     """Whose tokens are accepted. Without an issuer none is."""
     agent: Addresses
     """Addresses of the agent service, `host:port`, several with commas."""
+    agent_http: Addresses | None = None
+    """Addresses of the agent's HTTP listener; if omitted, `/mcp` and `/v2/` are not routed."""
+    public_url: Annotated[str, AfterValidator(_endpoint)] = ""
+    """Where clients reach the gateway, `https://host[:port]`; MCP hosts then learn where to get a token."""
+    mcp_scopes: tuple[str, ...] = ()
+    """Scopes that MCP hosts ask the issuer for; if empty, they choose."""
     carbon: Addresses
     """Addresses of the carbon service."""
     fl_coordinator: Addresses
@@ -102,6 +108,8 @@ class GatewaySettings(BaseModel):
     """Largest HTTP body of most methods, in bytes."""
     max_inline_json_bytes: int = Field(default=12 << 20, ge=1 << 10, le=64 << 20)
     """Largest HTTP body of methods that take raw bytes, in bytes: 8 MiB are 11.2 MiB in base64."""
+    max_raw_bytes: int = Field(default=1 << 30, ge=1 << 10)
+    """Largest HTTP body that is content itself (uploads of artifacts), in bytes; it passes as it comes."""
     max_connections: int = Field(default=10_000, ge=1)
     """Most client connections at once."""
     max_heap_bytes: int = Field(default=1 << 30, ge=64 << 20)
@@ -121,6 +129,8 @@ class GatewaySettings(BaseModel):
             )
         if self.request_burst < self.requests_per_second:
             raise ValueError("request_burst is below requests_per_second")
+        if self.public_url and not self.public_url.startswith("https://"):
+            raise ValueError(f"public_url {self.public_url!r} is not https")
         listeners = [self.machines_listen, self.people_listen, self.ops_listen]
         if len(set(listeners)) < len(listeners):
             raise ValueError(f"two listeners share an address: {', '.join(listeners)}")

@@ -15,6 +15,7 @@ from aegis_gateway import http_template
 from aegis_gateway.openapi.limits import rules_of
 from aegis_gateway.openapi.schemas import WELL_KNOWN, Json, Schemas, is_required
 from aegis_gateway.openapi.source import comments
+from aegis_gateway.routes import gives_raw_body, takes_raw_body
 
 _ERROR: Final = {"$ref": "#/components/responses/Error"}
 _DESCRIPTION: Final = """\
@@ -23,6 +24,18 @@ Unknown query parameters are refused; unknown fields of a JSON body are ignored.
 _STREAM: Final = """\
 Streams: one JSON object a line or, with `accept: text/event-stream`, one event each. Over HTTP/1.1 a broken
 stream looks like a clean end: only the terminal event says that it is complete."""
+
+_RAW_STREAM: Final = """\
+Over HTTP/1.1 a broken answer looks like a whole one: compare its size or SHA-256."""
+_RAW: Final[Json] = {
+    "type": "string",
+    "contentMediaType": "application/octet-stream",
+    "description": "The content itself; `content-type` is its media type.",
+}
+_RAW_ANSWER: Final[Json] = {
+    "description": "OK: the content itself, with its media type.",
+    "content": {"*/*": {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}},
+}
 
 
 @cache
@@ -126,20 +139,25 @@ def _operation(rule: MethodRule, binding: HttpBinding, number: int, schemas: Sch
     if rule.public:
         operation["security"] = []
     if binding.body:
-        body = _body(method.input_type, binding.body, template.fields, schemas)
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        raw = takes_raw_body(rule)
+        body = _RAW if raw else _body(method.input_type, binding.body, template.fields, schemas)
+        kind = "*/*" if raw else "application/json"
+        operation["requestBody"] = {"required": True, "content": {kind: {"schema": body}}}
     if binding.body != "*":
         bound = template.fields | {binding.body}
         parameters += _query_parameters(method.input_type, bound, "", schemas, ())
     parameters.append({"$ref": "#/components/parameters/GrpcTimeout"})
-    operation["responses"] = {"200": _answer(rule, schemas.message(method.output_type)), "default": _ERROR}
+    answer = _RAW_ANSWER if gives_raw_body(rule) else _answer(rule, schemas.message(method.output_type))
+    operation["responses"] = {"200": answer, "default": _ERROR}
     operation["x-aegis-roles"] = sorted(rule.roles)
     return operation
 
 
 def _description(rule: MethodRule, comment: str) -> str:
     parts = [comment]
-    if rule.server_streaming:
+    if gives_raw_body(rule):
+        parts.append(_RAW_STREAM)
+    elif rule.server_streaming:
         parts.append(_STREAM)
     if rule.roles:
         parts.append(f"Roles: {', '.join(f'`{role}`' for role in sorted(rule.roles))}.")
