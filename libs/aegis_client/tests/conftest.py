@@ -7,8 +7,9 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -90,6 +91,7 @@ class Agent(agent_grpc.AgentServiceServicer):
 
     def __init__(self) -> None:
         self.remaining: list[float] = []
+        self.streamed: list[agent.DispatchStreamRequest] = []
         self.cancelled = threading.Event()
 
     async def ListTools(self, request: Any, context: Any) -> agent.ListToolsResponse:
@@ -119,6 +121,31 @@ class Agent(agent_grpc.AgentServiceServicer):
         return agent.DispatchResponse(
             result=request.payload, tool=request.tool, tool_version="1.0.0", warnings=["an echo"]
         )
+
+    async def DispatchStream(self, request: Any, context: Any) -> AsyncIterator[agent.DispatchStreamResponse]:
+        """`echo` tells something of each kind, `stumble` an error; `break` just ends, `sleep` waits."""
+        self.streamed.append(request)
+        if request.tool == "tools/nobody":
+            await refuse(context, UnknownTool(f"tool {request.tool} is unknown", tool=request.tool))
+        yield agent.DispatchStreamResponse(
+            started=agent.CallStarted(tool=request.tool, tool_version="1.0.0", queue_time=Duration(seconds=1))
+        )
+        if request.tool == "tools/sleep":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.cancelled.set()
+        yield agent.DispatchStreamResponse(progress=agent.CallProgress(done=1, total=2, message="half"))
+        line = agent.CallLogLine(level=agent.CallLogLine.LEVEL_WARNING, message="hot")
+        yield agent.DispatchStreamResponse(log=line)
+        for index, part in enumerate(request.payload):
+            yield agent.DispatchStreamResponse(item=agent.CallItem(index=index, parts=[part]))
+        if request.tool == "tools/stumble":
+            error = UnknownTool("it fell over", tool=request.tool)
+            yield agent.DispatchStreamResponse(error=to_status(error))
+        elif request.tool != "tools/break":
+            result = agent.DispatchResponse(tool=request.tool, tool_version="1.0.0", cached=True)
+            yield agent.DispatchStreamResponse(result=result)
 
     async def BatchDispatch(self, request: Any, context: Any) -> agent.BatchDispatchResponse:
         outcomes = []
@@ -305,13 +332,16 @@ class Deployment:
         """Return the metadata of each call of a method."""
         return [metadata for name, metadata in self.faults.calls if name == method]
 
-    async def serve(self, started: Callable[[], None], stop: asyncio.Event) -> None:
-        server = grpc.aio.server(interceptors=[self.faults])
+    def add_to(self, server: grpc.aio.Server) -> None:
         agent_grpc.add_AgentServiceServicer_to_server(self.agent, server)
         carbon_grpc.add_CarbonServiceServicer_to_server(self.carbon, server)
         model_grpc.add_ModelServiceServicer_to_server(self.models, server)
         node_grpc.add_NodeServiceServicer_to_server(self.nodes, server)
         fl_grpc.add_TrainingServiceServicer_to_server(self.training, server)
+
+    async def serve(self, started: Callable[[], None], stop: asyncio.Event) -> None:
+        server = grpc.aio.server(interceptors=[self.faults])
+        self.add_to(server)
         tls = self.mesh.tls("gateway")
         pair = [(tls.key.read_bytes(), tls.cert.read_bytes())]
         mutual = grpc.ssl_server_credentials(pair, tls.bundle.read_bytes(), require_client_auth=True)
@@ -331,7 +361,16 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    made = Deployment(tmp_path / "mesh")
+    with serving(Deployment(tmp_path / "mesh")) as made:
+        yield made
+
+
+D = TypeVar("D", bound=Deployment)
+
+
+@contextmanager
+def serving(made: D) -> Iterator[D]:
+    """Run the servers in a thread of their own."""
     loop = asyncio.new_event_loop()
     stop, started = asyncio.Event(), threading.Event()
     thread = threading.Thread(target=loop.run_until_complete, args=[made.serve(started.set, stop)])

@@ -24,7 +24,7 @@ from aegis_client import (
 if TYPE_CHECKING:
     from libs.aegis_client.tests.conftest import Deployment
 
-GROUPS = ("tools", "carbon", "training", "models", "nodes")
+GROUPS = ("tools", "carbon", "training", "models", "nodes", "artifacts")
 
 
 def surface(client: object) -> dict[str, str]:
@@ -47,7 +47,14 @@ def test_a_call_is_documented_like_a_method() -> None:
     run = Client(address="localhost:1").tools.run
 
     assert run.__name__ == "run"
-    assert list(inspect.signature(run).parameters) == ["name", "arguments", "parts", "files", "timeout"]
+    assert list(inspect.signature(run).parameters) == [
+        "name",
+        "arguments",
+        "parts",
+        "files",
+        "timeout",
+        "priority",
+    ]
     assert "TOOL_TIMEOUT" in (run.__doc__ or "")
 
 

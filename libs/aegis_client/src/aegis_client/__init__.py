@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from aegis_client.artifact_forms import Artifact
     from aegis_client.carbon import Intensity, ScheduleDecision, Zone
     from aegis_client.client import AsyncClient, Client
     from aegis_client.core.retry import RetryPolicy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         AegisClientError,
         AlreadyExists,
         Cancelled,
+        DataLoss,
         DeadlineExceeded,
         FailedPrecondition,
         InvalidArgument,
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
         Unavailable,
         UsageError,
     )
+    from aegis_client.job_forms import Job, JobAttempt, JobEvent, JobExplanation, JobProgress
     from aegis_client.models import Model, ModelVersion
     from aegis_client.nodes import Node
     from aegis_client.parts import Part
     from aegis_client.profiles import Profile, load_profile, write_profiles
+    from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
     from aegis_client.tools import Action, Tool, ToolResult
     from aegis_client.trace import last_trace_id, tracing
     from aegis_client.training import Gate, NodeFailure, Round, RunEvent, TrainingRun
@@ -43,14 +47,21 @@ __all__ = [
     "AegisApiError",
     "AegisClientError",
     "AlreadyExists",
+    "Artifact",
     "AsyncClient",
     "Cancelled",
     "Client",
+    "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
     "Gate",
     "Intensity",
     "InvalidArgument",
+    "Job",
+    "JobAttempt",
+    "JobEvent",
+    "JobExplanation",
+    "JobProgress",
     "Model",
     "ModelVersion",
     "Node",
@@ -66,7 +77,11 @@ __all__ = [
     "RunEvent",
     "ScheduleDecision",
     "Tool",
+    "ToolItem",
+    "ToolLog",
+    "ToolProgress",
     "ToolResult",
+    "ToolStarted",
     "TrainingRun",
     "Unauthenticated",
     "Unavailable",
@@ -79,19 +94,22 @@ __all__ = [
 ]
 
 _ERRORS: Final = (
-    "Aborted AegisApiError AegisClientError AlreadyExists Cancelled DeadlineExceeded FailedPrecondition "
-    "InvalidArgument NotFound PermissionDenied ProfileError ResourceExhausted Unauthenticated Unavailable "
-    "UsageError"
+    "Aborted AegisApiError AegisClientError AlreadyExists Cancelled DataLoss DeadlineExceeded "
+    "FailedPrecondition InvalidArgument NotFound PermissionDenied ProfileError ResourceExhausted "
+    "Unauthenticated Unavailable UsageError"
 )
 _HOMES: Final = {
+    "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision Zone",
     "client": "AsyncClient Client",
     "core.retry": "RetryPolicy",
     "errors": _ERRORS,
+    "job_forms": "Job JobAttempt JobEvent JobExplanation JobProgress",
     "models": "Model ModelVersion",
     "nodes": "Node",
     "parts": "Part",
     "profiles": "Profile load_profile write_profiles",
+    "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
     "training": "Gate NodeFailure Round RunEvent TrainingRun",

@@ -6,11 +6,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from aegis_client.artifacts import Artifacts, AsyncArtifacts
 from aegis_client.carbon import AsyncCarbon, Carbon
 from aegis_client.core.asynchronous import AsyncTransport
 from aegis_client.core.retry import RetryPolicy
 from aegis_client.core.synchronous import SyncTransport
 from aegis_client.errors import UsageError
+from aegis_client.jobs import AsyncJobs, Jobs
 from aegis_client.models import AsyncModels, Models
 from aegis_client.nodes import AsyncNodes, Nodes
 from aegis_client.profiles import Profile, load_profile
@@ -79,17 +81,21 @@ class Client(_Configured):
     """
 
     tools: Tools
+    jobs: Jobs
     carbon: Carbon
     training: Training
     models: Models
+    artifacts: Artifacts
     nodes: Nodes
 
     def _connect(self, retry: RetryPolicy) -> None:
         self._transport = SyncTransport(self.profile, retry)
         self.tools = Tools(self._transport)
+        self.jobs = Jobs(self._transport)
         self.carbon = Carbon(self._transport)
         self.training = Training(self._transport)
         self.models = Models(self._transport)
+        self.artifacts = Artifacts(self._transport)
         self.nodes = Nodes(self._transport)
 
     def close(self) -> None:
@@ -112,17 +118,21 @@ class AsyncClient(_Configured):
     """
 
     tools: AsyncTools
+    jobs: AsyncJobs
     carbon: AsyncCarbon
     training: AsyncTraining
     models: AsyncModels
+    artifacts: AsyncArtifacts
     nodes: AsyncNodes
 
     def _connect(self, retry: RetryPolicy) -> None:
         self._transport = AsyncTransport(self.profile, retry)
         self.tools = AsyncTools(self._transport)
+        self.jobs = AsyncJobs(self._transport)
         self.carbon = AsyncCarbon(self._transport)
         self.training = AsyncTraining(self._transport)
         self.models = AsyncModels(self._transport)
+        self.artifacts = AsyncArtifacts(self._transport)
         self.nodes = AsyncNodes(self._transport)
 
     async def close(self) -> None:

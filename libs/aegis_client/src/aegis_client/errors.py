@@ -103,6 +103,10 @@ class Unavailable(AegisApiError):
     """No service could be reached, or it cannot answer now; trying again may help."""
 
 
+class DataLoss(AegisApiError):
+    """What came is damaged: it is not what its digest says."""
+
+
 BY_CODE: Final[Mapping[str, type[AegisApiError]]] = {
     "INVALID_ARGUMENT": InvalidArgument,
     "OUT_OF_RANGE": InvalidArgument,
@@ -115,6 +119,7 @@ BY_CODE: Final[Mapping[str, type[AegisApiError]]] = {
     "RESOURCE_EXHAUSTED": ResourceExhausted,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
+    "DATA_LOSS": DataLoss,
     "UNAVAILABLE": Unavailable,
 }
 """Canonical code to class; the codes that are missing, such as INTERNAL, give `AegisApiError` itself."""

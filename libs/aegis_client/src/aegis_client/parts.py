@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aegis.agent.v1 import part_pb2 as pb
-from aegis_client.core.values import struct, unstruct
+from aegis_client.core.values import resource, struct, unstruct
 from aegis_client.errors import UsageError
+
+MAX_INLINE_BYTES: Final = 8 << 20
+"""Most raw bytes that travel inside one call; what is larger goes by an artifact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One piece of content; exactly one of `text`, `json` and `data` is set.
+    """One piece of content; exactly one of `text`, `json`, `data` and `artifact` is set.
 
     Attributes:
         data: Raw bytes, at most 8 MiB in all parts of a call together.
+        artifact: `artifacts/{sha256}`, where the content lies; in a result, for what the answer cannot hold.
         name: Parameter that the part fills, or name of the output; may be empty.
         media_type: For example `image/png`; if empty, the tool looks at the content.
         filename: Name of the file that the content came from, for messages only.
@@ -27,20 +31,24 @@ class Part:
     text: str | None = None
     json: Mapping[str, Any] | None = None
     data: bytes | None = None
+    artifact: str | None = None
     name: str = ""
     media_type: str = ""
     filename: str = ""
 
     def __post_init__(self) -> None:
-        given = [key for key in ("text", "json", "data") if getattr(self, key) is not None]
+        given = [key for key in ("text", "json", "data", "artifact") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise UsageError(f"a part holds one of text, json and data, not {' and '.join(given) or 'none'}")
+            found = " and ".join(given) or "none"
+            raise UsageError(f"a part holds one of text, json, data and artifact, not {found}")
 
     @property
     def content(self) -> str | dict[str, Any] | bytes:
-        """The text, the JSON object or the bytes."""
+        """The text, the JSON object, the bytes, or the name of the artifact."""
         if self.json is not None:
             return dict(self.json)
+        if self.artifact is not None:
+            return self.artifact
         return self.text if self.text is not None else self.data or b""
 
     @classmethod
@@ -59,12 +67,21 @@ class Part:
         return cls(data=data, name=name, media_type=guessed, filename=place.name)
 
 
+def value_of(parts: Sequence[Part]) -> Any:
+    """Return the content of the only part; of several, a dict from name (or position) to content."""
+    if len(parts) == 1:
+        return parts[0].content
+    return {part.name or str(index): part.content for index, part in enumerate(parts)}
+
+
 def to_proto(part: Part) -> pb.Part:
     message = pb.Part(name=part.name, media_type=part.media_type, filename=part.filename)
     if part.json is not None:
         message.json.CopyFrom(struct(part.json))
     elif part.text is not None:
         message.text = part.text
+    elif part.artifact is not None:
+        message.artifact = resource("artifacts", part.artifact)
     else:
         message.inline_bytes = part.data or b""
     return message
@@ -77,6 +94,7 @@ def from_proto(message: pb.Part) -> Part:
         text=message.text if kind in {"text", None} else None,
         json=unstruct(message.json) if kind == "json" else None,
         data=message.inline_bytes if kind == "inline_bytes" else None,
+        artifact=message.artifact if kind == "artifact" else None,
         name=message.name,
         media_type=message.media_type,
         filename=message.filename,

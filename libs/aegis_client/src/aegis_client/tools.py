@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from aegis.agent.v1 import agent_service_pb2 as pb
+from aegis.agent.v1 import part_pb2
 from aegis_client import parts as part_forms
-from aegis_client.core.operation import Listing, Operation, Page, method
+from aegis_client.core.operation import Feed, Listing, Operation, Page, Step, method
 from aegis_client.core.status import status_error
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
-from aegis_client.core.values import duration, resource, span, time_limit, unstruct
+from aegis_client.core.values import (
+    duration,
+    enum_name,
+    enum_value,
+    resource,
+    span,
+    time_limit,
+    unstruct,
+)
 from aegis_client.errors import AegisApiError
 from aegis_client.parts import Part
+from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
+from aegis_client.tool_functions import by_flat_name, make_function
 from aegis_client.trace import last_trace_id
 
 LIST_TOOLS: Final = method(pb, "AgentService", "ListTools", pb.ListToolsResponse)
 GET_TOOL: Final = method(pb, "AgentService", "GetTool", pb.GetToolResponse)
 DISPATCH: Final = method(pb, "AgentService", "Dispatch", pb.DispatchResponse)
+DISPATCH_STREAM: Final = method(pb, "AgentService", "DispatchStream", pb.DispatchStreamResponse)
 BATCH_DISPATCH: Final = method(pb, "AgentService", "BatchDispatch", pb.BatchDispatchResponse)
 
 GRACE_S: Final = 2.0
@@ -38,7 +50,13 @@ class Tool:
         default_timeout: Deadline of a call that brings none.
         concurrency: Most calls that run at once in one agent process.
         queue_size: Most calls that wait there.
+        queue_timeout: Longest time that a call waits; None means as long as its deadline lets it.
+        priority: Class of the calls that name none: `HIGH`, `NORMAL` or `LOW`.
         idempotent: True when running it again with the same input does no harm.
+        retries: How often a call whose process died is started again.
+        cacheable: True when a result may be given again for the same input.
+        streams: True when the result comes item by item; the output schema is that of their list.
+        tags: Words to find it by.
         model: `models/{model}` that it serves, or empty.
     """
 
@@ -53,6 +71,12 @@ class Tool:
     queue_size: int
     idempotent: bool
     model: str
+    queue_timeout: timedelta | None = None
+    priority: str = "NORMAL"
+    retries: int = 0
+    cacheable: bool = False
+    streams: bool = False
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +89,7 @@ class ToolResult:
         queue_time: Time that the call waited for a slot.
         warnings: What to know about the result.
         model_version: `models/{model}/versions/{version}` that answered, or empty.
+        cached: True when the result was made for an earlier or a simultaneous call with the same input.
     """
 
     parts: tuple[Part, ...]
@@ -74,13 +99,16 @@ class ToolResult:
     queue_time: timedelta | None
     warnings: tuple[str, ...]
     model_version: str
+    cached: bool = False
 
     @property
     def value(self) -> Any:
         """The content of the only part; of several parts, a dict from name (or position) to content."""
-        if len(self.parts) == 1:
-            return self.parts[0].content
-        return {part.name or str(index): part.content for index, part in enumerate(self.parts)}
+        return part_forms.value_of(self.parts)
+
+
+ToolEvent = ToolStarted | ToolProgress | ToolLog | ToolItem | ToolResult
+"""What `tools.stream` gives; a `ToolResult` is the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +120,7 @@ class Action:
     parts: Sequence[Part] = ()
     files: Mapping[str, Path | str | bytes] = field(default_factory=dict)
     timeout: float | None = None
+    priority: str = ""
 
 
 def _list(*, page_size: int = 0) -> Listing[Tool]:
@@ -120,6 +149,7 @@ def run_operation(
     parts: Sequence[Part] = (),
     files: Mapping[str, Path | str | bytes] | None = None,
     timeout: float | None = None,
+    priority: str = "",
 ) -> Operation[ToolResult]:
     """Run one tool. Not retried: a tool may have effects.
 
@@ -129,20 +159,50 @@ def run_operation(
         parts: Content that is sent as it is.
         files: Path by parameter; the files are read and sent raw. Bytes are taken for the content itself.
         timeout: Longest time the tool may take, in seconds, above 0 and up to 600. None means its default.
+        priority: `high`, `normal` or `low` where the call has to wait; if empty, the tool's own. One above
+            that counts for admins only.
 
     Raises:
         UsageError: A value is no JSON value, or a file cannot be read.
         NotFound: Reason `UNKNOWN_TOOL`.
+        PermissionDenied: Reason `TOOL_NOT_ALLOWED`: the tool is for other roles.
         InvalidArgument: Reason `INVALID_TOOL_INPUT`; `violations` has path and rule.
-        DeadlineExceeded: Reason `TOOL_TIMEOUT`: the work has stopped.
-        ResourceExhausted: Reason `TOOL_QUEUE_FULL` or `TOOL_OUTPUT_TOO_LARGE`.
+        DeadlineExceeded: Reason `TOOL_TIMEOUT`: the work has stopped, or was not started.
+        ResourceExhausted: Reason `TOOL_QUEUE_FULL`, `TOOL_OVERLOADED`, `TOOL_QUEUE_TIMEOUT` (`retry_after`
+            says when to try again) or `TOOL_OUTPUT_TOO_LARGE`.
         Aborted: Reason `TOOL_CRASHED`.
-        FailedPrecondition: Reason `TOOL_FAILED`: the tool itself reported an error.
+        FailedPrecondition: Reason `TOOL_FAILED`: the tool itself reported an error; or, with `limit` and
+            `measured` in the metadata, the limit that it went beyond: `TOOL_MEMORY_EXCEEDED`,
+            `TOOL_CPU_EXCEEDED`, `TOOL_FILES_EXCEEDED`, `TOOL_FILE_TOO_LARGE`, `TOOL_LEFT_PROCESSES`.
     """
-    action = Action(tool=name, arguments=arguments or {}, parts=parts, files=files or {}, timeout=timeout)
-    request = _request(action)
+    action = _action(name, arguments, parts, files, timeout, priority)
     limit = DISPATCH.default_timeout_s if timeout is None else timeout
-    return Operation(DISPATCH, request, _read_result, limit + GRACE_S)
+    return Operation(DISPATCH, _request(action), _read_result, limit + GRACE_S)
+
+
+def _stream(
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    parts: Sequence[Part] = (),
+    files: Mapping[str, Path | str | bytes] | None = None,
+    timeout: float | None = None,
+    priority: str = "",
+) -> Feed[ToolEvent]:
+    """Run one tool and iterate over what it tells: start, progress, log lines, items, and its result last.
+
+    A slow loop slows the tool down; leaving it stops the work. Not retried: a tool may have effects.
+
+    Args and errors as of `run`. Errors are raised by the loop, in place of the result; `Unavailable` means
+    that the stream broke, and the work was stopped.
+    """
+    action = _action(name, arguments, parts, files, timeout, priority)
+    plain = _request(action)
+    request = pb.DispatchStreamRequest(
+        tool=plain.tool, payload=plain.payload, timeout=duration(timeout), priority=plain.priority
+    )
+    limit = DISPATCH_STREAM.default_timeout_s if timeout is None else timeout
+    return Feed(DISPATCH_STREAM, request, _read_event, limit + GRACE_S)
 
 
 def _batch(
@@ -164,23 +224,53 @@ def _batch(
     return Operation(BATCH_DISPATCH, request, _read_outcomes, timeout)
 
 
+def _action(
+    name: str,
+    arguments: Mapping[str, Any] | None,
+    parts: Sequence[Part],
+    files: Mapping[str, Path | str | bytes] | None,
+    timeout: float | None,
+    priority: str,
+) -> Action:
+    return Action(
+        tool=name,
+        arguments=arguments or {},
+        parts=parts,
+        files=files or {},
+        timeout=timeout,
+        priority=priority,
+    )
+
+
 def _file(name: str, given: Path | str | bytes) -> Part:
     return Part(data=given, name=name) if isinstance(given, bytes) else Part.from_file(given, name=name)
 
 
-def _request(action: Action) -> pb.DispatchRequest:
-    raw = {
-        key: bytes(value) for key, value in action.arguments.items() if isinstance(value, bytes | bytearray)
-    }
-    plain = {key: value for key, value in action.arguments.items() if key not in raw}
+def payload_of(
+    arguments: Mapping[str, Any], parts: Sequence[Part], files: Mapping[str, Path | str | bytes]
+) -> list[part_pb2.Part]:
+    """Return what is sent as a tool's input."""
+    raw = {key: bytes(value) for key, value in arguments.items() if isinstance(value, bytes | bytearray)}
+    plain = {key: value for key, value in arguments.items() if key not in raw}
     made = [Part(json=plain)] if plain else []
     made += [Part(data=value, name=key) for key, value in raw.items()]
-    made += [_file(key, given) for key, given in action.files.items()]
+    made += [_file(key, given) for key, given in files.items()]
+    return [part_forms.to_proto(part) for part in [*made, *parts]]
+
+
+def _request(action: Action) -> pb.DispatchRequest:
     return pb.DispatchRequest(
         tool=resource("tools", action.tool),
-        payload=[part_forms.to_proto(part) for part in [*made, *action.parts]],
+        payload=payload_of(action.arguments, action.parts, action.files),
         timeout=duration(time_limit(action.timeout)),
+        priority=_priority(action.priority),
     )
+
+
+def _priority(name: str) -> pb.Tool.Priority.ValueType:
+    if not name:
+        return pb.Tool.PRIORITY_UNSPECIFIED
+    return pb.Tool.Priority.ValueType(enum_value(pb.Tool.Priority, name, "priority"))
 
 
 def _read_tools(answer: pb.ListToolsResponse) -> Page[Tool]:
@@ -200,6 +290,12 @@ def _read_tool(tool: pb.Tool) -> Tool:
         queue_size=tool.queue_size,
         idempotent=tool.idempotent,
         model=tool.model,
+        queue_timeout=span(tool, "queue_timeout"),
+        priority=enum_name(pb.Tool.Priority, tool.priority or pb.Tool.PRIORITY_NORMAL),
+        retries=tool.retries,
+        cacheable=tool.cacheable,
+        streams=tool.streams,
+        tags=tuple(tool.tags),
     )
 
 
@@ -212,7 +308,31 @@ def _read_result(answer: pb.DispatchResponse) -> ToolResult:
         queue_time=span(answer, "queue_time"),
         warnings=tuple(answer.warnings),
         model_version=answer.model_version,
+        cached=answer.cached,
     )
+
+
+def _read_event(message: pb.DispatchStreamResponse) -> Step[ToolEvent]:
+    match message.WhichOneof("event"):
+        case "started":
+            begun = message.started
+            waited = span(begun, "queue_time")
+            return Step(ToolStarted(tool=begun.tool, tool_version=begun.tool_version, queue_time=waited))
+        case "progress":
+            done = message.progress
+            total = done.total if done.HasField("total") else None
+            return Step(ToolProgress(done=done.done, total=total, message=done.message))
+        case "log":
+            level = enum_name(pb.CallLogLine.Level, message.log.level)
+            return Step(ToolLog(level=level, message=message.log.message))
+        case "item":
+            parts = tuple(part_forms.from_proto(part) for part in message.item.parts)
+            return Step(ToolItem(index=message.item.index, parts=parts))
+        case "result":
+            return Step(_read_result(message.result), last=True)
+        case "error":
+            raise status_error(message.error, last_trace_id())
+    return Step()  # of a newer service
 
 
 def _read_outcomes(answer: pb.BatchDispatchResponse) -> tuple[ToolResult | AegisApiError, ...]:
@@ -228,11 +348,45 @@ class ToolsSurface:
     get = unary(_get)
     run = unary(run_operation, reads_files=True)
     batch = unary(_batch, reads_files=True)
+    stream = stream(_stream, reads_files=True)
 
 
 class Tools(ToolsSurface, SyncApi):
     """`Client.tools`."""
 
+    def as_functions(self, *names: str, timeout: float | None = None) -> tuple[Callable[..., Any], ...]:
+        """Return tools as functions with name, documentation and signature, for any LLM application.
+
+        Args:
+            names: Which; if none is given, all that the caller may use.
+            timeout: Longest time of each call, in seconds; None means the tool's default.
+
+        Raises:
+            NotFound: Reason `UNKNOWN_TOOL`.
+            UsageError: Two tools would have one name; letters, digits and `_` count only.
+        """
+        tools = [self.get(name) for name in names] or self.list()
+
+        def run(name: str, arguments: dict[str, Any]) -> ToolResult:
+            return self.run(name, arguments, timeout=timeout)
+
+        return tuple(
+            make_function(name, tool, run, waits=False) for name, tool in by_flat_name(tools).items()
+        )
+
 
 class AsyncTools(ToolsSurface, AsyncApi):
     """`AsyncClient.tools`."""
+
+    async def as_functions(  # the same surface as `Client`
+        self,
+        *names: str,
+        timeout: float | None = None,  # noqa: ASYNC109  # it bounds each call of a function
+    ) -> tuple[Callable[..., Any], ...]:
+        """Return tools as coroutine functions; see `Client.tools.as_functions`."""
+        tools = [await self.get(name) for name in names] or [tool async for tool in self.list()]
+
+        async def run(name: str, arguments: dict[str, Any]) -> ToolResult:
+            return await self.run(name, arguments, timeout=timeout)
+
+        return tuple(make_function(name, tool, run, waits=True) for name, tool in by_flat_name(tools).items())

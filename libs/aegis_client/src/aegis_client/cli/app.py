@@ -33,9 +33,13 @@ class AegisGroup(LazyGroup):
         "token": Known("Print a token of the stack's own issuer.", distribution=_LOCAL),
         "doctor": Known("Check that this machine can run the stack.", distribution=_LOCAL),
         "tools": Known("List, describe and run tools.", "aegis_client.cli.tools"),
+        "artifacts": Known("Store large content, and fetch it.", "aegis_client.cli.artifacts"),
+        "jobs": Known("Run tools as durable jobs, and follow them.", "aegis_client.cli.jobs"),
         "carbon": Known("Ask how clean the grid is, and whether to start now.", "aegis_client.cli.carbon"),
         "fl": Known("Run and follow federated training.", "aegis_client.cli.fl"),
         "models": Known("List models and their versions, and promote one.", "aegis_client.cli.models"),
+        "mcp": Known("Offer the tools to MCP hosts.", "aegis_client.cli.mcp"),
+        "worker": Known("Bring tools from this machine.", distribution="aegis-agent"),
         "audit": Known("Verify audit logs.", "aegis_client.cli.audit"),
         "version": Known("Print versions, for bug reports.", "aegis_client.cli.version"),
     }

@@ -29,6 +29,8 @@ _BY_REASON: Final = {
     "UNKNOWN_TOOL": "aegis tools list",
     "UNKNOWN_ZONE": "aegis carbon zones",
     "UNKNOWN_MODEL": "aegis models list",
+    "UNKNOWN_ARTIFACT": "aegis artifacts ls",
+    "UNKNOWN_JOB": "aegis jobs list",
     "UNKNOWN_TRAINING_RUN": "aegis fl list",
     "UNKNOWN_NODE": "aegis fl nodes",
     "TOOL_TIMEOUT": "allow more time: --timeout SECONDS",

@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from aegis_client.errors import AegisApiError
+
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
@@ -24,6 +26,13 @@ def jsonable(value: Any) -> Any:
     """Return results as JSON values: times in ISO 8601, durations as `NAME_s` in seconds, bytes in base64."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _entries({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, AegisApiError):
+        return {
+            "code": value.code,
+            "reason": value.reason,
+            "message": value.message,
+            "metadata": value.metadata,
+        }
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, bytes):
@@ -47,7 +56,7 @@ def _entries(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "none") -> None:
     """Print columns, each as wide as its widest cell; *empty* when there is no row."""
-    table = [[str(cell) for cell in row] for row in rows]
+    table = [[printable(str(cell)) for cell in row] for row in rows]
     if not table:
         typer.echo(empty)
         return
@@ -58,9 +67,14 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, empty:
         typer.echo("  ".join(cells).rstrip())
 
 
+def printable(text: str) -> str:
+    """Return *text* without what a terminal would obey, such as an escape sequence in a file's name."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def print_fields(fields: Mapping[str, object]) -> None:
     """Print one field a line; those that are empty are left out."""
-    shown = {name: str(value) for name, value in fields.items() if value not in (None, "")}
+    shown = {name: printable(str(value)) for name, value in fields.items() if value not in (None, "")}
     width = max(map(len, shown), default=0)
     for name, value in shown.items():
         typer.echo(f"{name.ljust(width)}  {value}")

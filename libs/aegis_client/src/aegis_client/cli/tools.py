@@ -1,23 +1,36 @@
-"""`aegis tools`: list, describe, run."""
+"""`aegis tools`: list, describe, run, export, scaffold."""
 
 from __future__ import annotations
 
 import json
-import sys
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_client.cli.output import jsonable, print_fields, print_json, print_table, seconds, short
+from aegis_client.cli.arguments import json_object, json_or_text, pairs
+from aegis_client.cli.output import print_fields, print_json, print_table, seconds, short
+from aegis_client.cli.scaffold import scaffold
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.transfer import files_and_artifacts
 from aegis_client.errors import UsageError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from aegis_client.client import Client
     from aegis_client.parts import Part
-    from aegis_client.tools import ToolResult
+    from aegis_client.tools import Tool, ToolResult
 
 app = typer.Typer(help="List, describe and run tools.", no_args_is_help=True, rich_markup_mode=None)
+app.command("scaffold")(scaffold)
+
+
+class ExportFormat(Enum):
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    JSON_SCHEMA = "json-schema"
 
 
 @app.command("list")
@@ -47,8 +60,12 @@ def describe(ctx: typer.Context, tool: str, output: Output = Format.TEXT) -> Non
             "description": found.description,
             "model": found.model,
             "timeout": f"{seconds(found.default_timeout)}, at most {seconds(found.max_timeout)}",
-            "concurrency": f"{found.concurrency}, {found.queue_size} more wait",
+            "concurrency": f"{found.concurrency}, {found.queue_size} more wait{_wait(found.queue_timeout)}",
+            "priority": found.priority.lower(),
             "idempotent": "yes" if found.idempotent else "no",
+            "retries": found.retries or "",
+            "result": ", ".join(_result_words(found)),
+            "tags": ", ".join(found.tags),
         }
     )
     for title, schema in (("input", found.input_schema), ("output", found.output_schema)):
@@ -72,7 +89,10 @@ def run(
     ] = "",
     file: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="A file as argument, sent raw; repeat it."),
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A file as argument, sent raw, or as an artifact from 8 MiB on; repeat it.",
+        ),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Longest time the tool may take, up to 600 s.")
@@ -80,91 +100,89 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the bytes that the tool gives to this file.")
     ] = None,
+    priority: Annotated[
+        str, typer.Option(metavar="CLASS", help="high, normal or low, where the call has to wait.")
+    ] = "",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show progress, log lines and items as they come.")
+    ] = False,
     show_curl: Annotated[
         bool, typer.Option("--show-curl", help="Print the same call for curl, instead of making it.")
     ] = False,
     output: Output = Format.TEXT,
 ) -> None:
     """Run a tool, for example: aegis tools run image_ocr --file image=scan.png."""
-    arguments = _json_object(json_file) | {key: _json_or_text(text) for key, text in _pairs(arg, "--arg")}
-    files = dict(_pairs(file, "--file"))
+    arguments = json_object(json_file) | {key: json_or_text(text) for key, text in pairs(arg, "--arg")}
+    files = dict(pairs(file, "--file"))
     state = state_of(ctx)
     if show_curl:
         from aegis_client.cli.curl import curl
         from aegis_client.tools import run_operation
 
-        operation = run_operation(tool, arguments, files=files, timeout=timeout)
+        operation = run_operation(tool, arguments, files=files, timeout=timeout, priority=priority)
         typer.echo(curl(operation, state.load_profile()))
         return
+    from aegis_client.cli import tool_view
+
+    if stream:
+        if out:
+            raise UsageError("--out goes with a single result; leave out --stream, or use -o json")
+        with state.client() as client, tool_view.view(output) as view:
+            inline, stored = files_and_artifacts(client, list(files.items()))
+            for event in client.tools.stream(
+                tool, arguments, files=inline, parts=stored, timeout=timeout, priority=priority
+            ):
+                view.show(event)
+        return
     with state.client() as client:
-        result = client.tools.run(tool, arguments, files=files, timeout=timeout)
-    if out:
-        _save(result, out)
+        inline, stored = files_and_artifacts(client, list(files.items()))
+        result = client.tools.run(
+            tool, arguments, files=inline, parts=stored, timeout=timeout, priority=priority
+        )
+        if out:
+            _save(client, result, out)
     if output is Format.JSON:
-        print_json(_as_json(result))
+        print_json(tool_view.result_json(result))
     else:
-        _print_text(result, saved=bool(out))
+        tool_view.print_result(result, saved=bool(out))
 
 
-def _as_json(result: ToolResult) -> dict[str, Any]:
-    from aegis_client.trace import last_trace_id
+@app.command()
+def export(
+    ctx: typer.Context,
+    tools: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TOOL]...", help="Which tools. Default: all that you may use."),
+    ] = None,
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="For whom the definitions are.")
+    ] = ExportFormat.JSON_SCHEMA,
+) -> None:
+    """Print tools as definitions for language model APIs: aegis tools export --format openai."""
+    from aegis_client.tool_exports import export as definitions
 
-    fields: dict[str, Any] = jsonable(result)
-    fields["parts"] = [{key: value for key, value in part.items() if value != ""} for part in fields["parts"]]
-    return fields | {"trace_id": last_trace_id()}
-
-
-def _print_text(result: ToolResult, *, saved: bool) -> None:
-    from aegis_client.trace import last_trace_id
-
-    for part in result.parts:
-        if part.text is not None:
-            typer.echo(part.text)
-        elif part.json is not None:
-            typer.echo(json.dumps(part.json, indent=2, ensure_ascii=False))
-        elif not saved:
-            typer.echo(f"{part.media_type or 'bytes'}, {len(part.data or b'')} bytes; --out PATH writes them")
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    version = result.model_version or f"{short(result.tool)} {result.tool_version}"
-    typer.echo(f"{version}  {seconds(result.execution_time)}  trace {last_trace_id()}", err=True)
+    with state_of(ctx).client() as client:
+        found = [client.tools.get(name) for name in tools or ()] or list(client.tools.list())
+    print_json(definitions(found, form.value))
 
 
-def _save(result: ToolResult, path: Path) -> None:
-    raw: list[Part] = [part for part in result.parts if part.data is not None]
+def _wait(limit: timedelta | None) -> str:
+    return f" for {seconds(limit)} at most" if limit else ""
+
+
+def _result_words(tool: Tool) -> list[str]:
+    streamed = "item by item with --stream" if tool.streams else ""
+    return [word for word in (streamed, "may be cached" if tool.cacheable else "") if word]
+
+
+def _save(client: Client, result: ToolResult, path: Path) -> None:
+    raw: list[Part] = [part for part in result.parts if part.data is not None or part.artifact is not None]
     if len(raw) != 1:
         raise UsageError(f"--out {path}: the tool gave {len(raw)} results of raw bytes, not one; use -o json")
+    if raw[0].artifact is not None:
+        client.artifacts.get(raw[0].artifact, path)
+        return
     try:
         path.write_bytes(raw[0].data or b"")
     except OSError as error:
         raise UsageError(f"--out {path} cannot be written: {error.strerror}") from error
-
-
-def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
-    pairs = [text.partition("=") for text in texts or ()]
-    for name, sign, value in pairs:
-        if not (name and sign):
-            raise UsageError(f"{option} {name + sign + value!r} is not NAME=VALUE")
-    return [(name, value) for name, _, value in pairs]
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _json_object(source: str) -> dict[str, Any]:
-    if not source:
-        return {}
-    try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        value = json.loads(text)
-    except OSError as error:
-        raise UsageError(f"--json {source} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"--json {source} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f"--json {source} is not a JSON object")
-    return value

@@ -11,10 +11,10 @@ import grpc
 from google.protobuf.message import Message
 
 from aegis_client.core.connection import Connection
-from aegis_client.core.operation import Listing, Method, Operation, Watch
+from aegis_client.core.operation import Feed, Listing, Method, Operation, Upload, Watch
 from aegis_client.core.retry import Attempts, Course, RetryPolicy
 from aegis_client.core.status import api_error
-from aegis_client.core.synchronous import ended_early
+from aegis_client.core.synchronous import Source, ended_early, serialized
 from aegis_client.errors import AegisApiError
 from aegis_client.profiles import Profile
 from aegis_client.trace import begin_call
@@ -39,7 +39,27 @@ class AsyncTransport:
                 pause = attempts.pause(api_error(error, trace_id))
             await asyncio.sleep(pause)
 
-    def iterate(self, described: Listing[T] | Watch[T]) -> AsyncGenerator[T]:
+    async def send(self, upload: Upload[T]) -> T:
+        trace_id = begin_call()
+        attempts = Attempts(upload, self._policy)
+        while True:
+            source = Source(upload.requests())
+            try:
+                answer: Any = await self._client_stream(upload.method, source, trace_id, attempts.remaining)
+                return upload.read(answer)
+            except grpc.RpcError as error:
+                if source.error is not None:
+                    raise source.error from error
+                pause = attempts.pause(api_error(error, trace_id))
+            except asyncio.CancelledError:
+                if source.error is not None:  # it ended the call, nobody cancelled us
+                    raise source.error from None
+                raise
+            await asyncio.sleep(pause)
+
+    def iterate(self, described: Listing[T] | Watch[T] | Feed[T]) -> AsyncGenerator[T]:
+        if isinstance(described, Feed):
+            return self._feed(described)
         return self._pages(described) if isinstance(described, Listing) else self._watch(described)
 
     async def close(self) -> None:
@@ -78,6 +98,21 @@ class AsyncTransport:
                 broken = api_error(error, trace_id)
             await asyncio.sleep(course.pause(broken))
 
+    async def _feed(self, feed: Feed[T]) -> AsyncGenerator[T]:
+        trace_id = begin_call()
+        try:
+            stream = self._stream(feed.method, feed.request, feed.within, trace_id)
+            async with aclosing(stream) as messages:
+                async for message in messages:
+                    step = feed.read(message)
+                    if step.event is not None:
+                        yield step.event
+                    if step.last:
+                        return
+        except grpc.RpcError as error:
+            raise api_error(error, trace_id) from error
+        raise ended_early(trace_id)
+
     async def _unary(self, operation: Operation[Any], trace_id: str, within: float) -> Any:
         method = operation.method
         async with self._channel() as channel:
@@ -87,6 +122,16 @@ class AsyncTransport:
                 response_deserializer=method.response.FromString,
             )
             return await send(operation.request, timeout=within, metadata=self._connection.metadata(trace_id))
+
+    async def _client_stream(self, method: Method[Any], source: Source, trace_id: str, within: float) -> Any:
+        async with self._channel() as channel:
+            send = channel.stream_unary(
+                method.path,
+                request_serializer=serialized,
+                response_deserializer=method.response.FromString,
+            )
+            messages = _in_thread(source)
+            return await send(messages, timeout=within, metadata=self._connection.metadata(trace_id))
 
     async def _stream(
         self, method: Method[Any], request: Message, within: float, trace_id: str
@@ -115,3 +160,9 @@ class AsyncTransport:
             idle = self._connection.release(lease)
             if idle is not None:
                 await idle.close()
+
+
+async def _in_thread(source: Source) -> AsyncIterator[Any]:
+    """Return the messages of *source*, each made in a thread: making one may read a file."""
+    while (message := await asyncio.to_thread(next, source, None)) is not None:
+        yield message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -75,6 +75,28 @@ class Operation(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Upload(Generic[T]):
+    """A client stream with one answer.
+
+    Attributes:
+        method: The rpc.
+        requests: Makes the messages, afresh for each attempt.
+        read: Turns the answer into the result.
+        timeout: Deadline of the whole upload with its retries, in seconds; None means the method's default.
+        repeatable: Whether the messages can be made a second time.
+    """
+
+    method: Method[Any]
+    requests: Callable[[], Iterator[Message]]
+    read: Callable[[Any], T]
+    timeout: float | None = None
+    repeatable: bool = True
+
+    def __post_init__(self) -> None:
+        time_limit(self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """One page of a list. `token` is that of the next page, or empty on the last one."""
 
@@ -126,3 +148,28 @@ class Watch(Generic[T]):
 
     def __post_init__(self) -> None:
         time_limit(self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Feed(Generic[T]):
+    """A server stream that is read once: sending it again would do the work again.
+
+    Attributes:
+        method: The rpc.
+        request: What is sent.
+        read: Says what one message means; raises what a message says went wrong.
+        timeout: Deadline of the whole stream, in seconds; None means the method's default.
+    """
+
+    method: Method[Any]
+    request: Message
+    read: Callable[[Any], Step[T]]
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        time_limit(self.timeout)
+
+    @property
+    def within(self) -> float:
+        """Deadline of the whole stream, in seconds."""
+        return self.method.default_timeout_s if self.timeout is None else self.timeout

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from aegis_client.core.operation import Operation, Step, Watch
+from aegis_client.core.operation import Operation, Step, Upload, Watch
 from aegis_client.errors import AegisApiError, Unavailable
 
 T = TypeVar("T")
@@ -44,9 +44,9 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of one unary call, all within one deadline."""
+    """The attempts of one call with one answer, all within one deadline."""
 
-    operation: Operation[Any]
+    operation: Operation[Any] | Upload[Any]
     policy: RetryPolicy
     clock: Callable[[], float] = time.monotonic
     failures: int = 0
@@ -71,7 +71,9 @@ class Attempts:
         """
         self.failures += 1
         delay = self.policy.delay(self.failures, error.retry_after)
-        retryable = self.operation.method.idempotent and isinstance(error, Unavailable)
+        operation = self.operation
+        once = isinstance(operation, Upload) and not operation.repeatable
+        retryable = operation.method.idempotent and not once and isinstance(error, Unavailable)
         if not retryable or self.failures >= self.policy.attempts or delay >= self.remaining:
             raise error
         return delay

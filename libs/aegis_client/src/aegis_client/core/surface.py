@@ -10,12 +10,13 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import aclosing
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from google.protobuf.message import DecodeError
 
 from aegis_client.core.asynchronous import AsyncTransport
-from aegis_client.core.operation import Listing, Operation, Watch
+from aegis_client.core.operation import Feed, Listing, Operation, Watch
 from aegis_client.core.synchronous import SyncTransport
 from aegis_client.errors import UsageError
 
@@ -78,16 +79,23 @@ class unary(Generic[P, T]):  # noqa: N801  # reads as a keyword of the surface
 
 
 class stream(Generic[P, T]):  # noqa: N801
-    """A list that is fetched page by page, or a watch that reconnects unseen.
+    """A list that is fetched page by page, a watch that reconnects unseen, or a feed that is read once.
 
-    Leaving the loop, or `close()` (`aclose()`) on the iterator, ends the call.
+    Leaving the loop, or `close()` (`aclose()`) on the iterator, ends the call. With `reads_files`, the async
+    client builds the request in a thread.
     """
 
-    def __init__(self, build: Callable[P, Listing[T]] | Callable[P, Watch[T]]) -> None:
+    def __init__(
+        self,
+        build: Callable[P, Listing[T]] | Callable[P, Watch[T]] | Callable[P, Feed[T]],
+        *,
+        reads_files: bool = False,
+    ) -> None:
         self.__doc__ = build.__doc__
-        self._build = build
+        self._build: Callable[P, Listing[T] | Watch[T] | Feed[T]] = _checked(build)
         self._shown = _shown(build)
         self._name = ""
+        self._reads_files = reads_files
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -102,11 +110,22 @@ class stream(Generic[P, T]):  # noqa: N801
         if api is None:
             return self
         transport = api.transport
+        if self._reads_files and isinstance(transport, AsyncTransport):
+            return _documented(self._later(transport), self._build, self._shown, self._name)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T] | AsyncGenerator[T]:
             return transport.iterate(self._build(*args, **kwargs))
 
         return _documented(call, self._build, self._shown, self._name)
+
+    def _later(self, transport: AsyncTransport) -> Callable[P, AsyncGenerator[T]]:
+        async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T]:
+            described = await asyncio.to_thread(self._build, *args, **kwargs)
+            async with aclosing(transport.iterate(described)) as events:
+                async for event in events:
+                    yield event
+
+        return call
 
 
 def _checked(build: Callable[P, T]) -> Callable[P, T]:

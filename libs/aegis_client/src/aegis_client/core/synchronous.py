@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 
 from aegis_client.core.connection import Connection
-from aegis_client.core.operation import Listing, Method, Operation, Watch
+from aegis_client.core.operation import Feed, Listing, Method, Operation, Upload, Watch
 from aegis_client.core.retry import Attempts, Course, RetryPolicy
 from aegis_client.core.status import api_error
 from aegis_client.errors import AegisApiError, Unavailable
@@ -38,7 +38,22 @@ class SyncTransport:
                 pause = attempts.pause(api_error(error, trace_id))
             time.sleep(pause)
 
-    def iterate(self, described: Listing[T] | Watch[T]) -> Generator[T]:
+    def send(self, upload: Upload[T]) -> T:
+        trace_id = begin_call()
+        attempts = Attempts(upload, self._policy)
+        while True:
+            source = Source(upload.requests())
+            try:
+                return upload.read(self._client_stream(upload.method, source, trace_id, attempts.remaining))
+            except grpc.RpcError as error:
+                if source.error is not None:
+                    raise source.error from error
+                pause = attempts.pause(api_error(error, trace_id))
+            time.sleep(pause)
+
+    def iterate(self, described: Listing[T] | Watch[T] | Feed[T]) -> Generator[T]:
+        if isinstance(described, Feed):
+            return self._feed(described)
         return self._pages(described) if isinstance(described, Listing) else self._watch(described)
 
     def close(self) -> None:
@@ -76,6 +91,20 @@ class SyncTransport:
                 broken = api_error(error, trace_id)
             time.sleep(course.pause(broken))
 
+    def _feed(self, feed: Feed[T]) -> Generator[T]:
+        trace_id = begin_call()
+        try:
+            with closing(self._stream(feed.method, feed.request, feed.within, trace_id)) as messages:
+                for message in messages:
+                    step = feed.read(message)
+                    if step.event is not None:
+                        yield step.event
+                    if step.last:
+                        return
+        except grpc.RpcError as error:
+            raise api_error(error, trace_id) from error
+        raise ended_early(trace_id)
+
     def _unary(self, operation: Operation[Any], trace_id: str, timeout: float) -> Any:
         method = operation.method
         with self._channel() as channel:
@@ -85,6 +114,15 @@ class SyncTransport:
                 response_deserializer=method.response.FromString,
             )
             return send(operation.request, timeout=timeout, metadata=self._connection.metadata(trace_id))
+
+    def _client_stream(self, method: Method[Any], source: Source, trace_id: str, timeout: float) -> Any:
+        with self._channel() as channel:
+            send = channel.stream_unary(
+                method.path,
+                request_serializer=serialized,
+                response_deserializer=method.response.FromString,
+            )
+            return send(source, timeout=timeout, metadata=self._connection.metadata(trace_id))
 
     def _stream(self, method: Method[Any], request: Message, timeout: float, trace_id: str) -> Generator[Any]:
         with self._channel() as channel:
@@ -110,6 +148,30 @@ class SyncTransport:
             idle = self._connection.release(lease)
             if idle is not None:
                 idle.close()
+
+
+class Source:
+    """The messages of an upload. gRPC only logs what goes wrong in making them, so it is kept here."""
+
+    def __init__(self, messages: Iterator[Message]) -> None:
+        self._messages = messages
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Message]:
+        return self
+
+    def __next__(self) -> Message:
+        try:
+            return next(self._messages)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def serialized(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def ended_early(trace_id: str) -> Unavailable:

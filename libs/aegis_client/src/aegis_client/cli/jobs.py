@@ -1,0 +1,240 @@
+"""`aegis jobs`: create, list, get, watch, cancel, retry, explain."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from aegis_client.cli.arguments import duration_s, json_object, json_or_text, pairs
+from aegis_client.cli.job_view import print_job, result_lines, state_line, view
+from aegis_client.cli.output import clock, print_json, print_table, seconds, short
+from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.transfer import files_and_artifacts
+
+if TYPE_CHECKING:
+    from aegis_client.client import Client
+    from aegis_client.job_forms import Job
+
+app = typer.Typer(
+    help="Run tools as durable jobs, and follow them.", no_args_is_help=True, rich_markup_mode=None
+)
+
+_WHEN: Final = "TIME|DURATION"
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    tool: str,
+    arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="An argument; repeat it. VALUE is JSON if it reads as JSON, else text; 'id=\"7\"' is text.",
+        ),
+    ] = None,
+    json_file: Annotated[
+        str,
+        typer.Option("--json", metavar="FILE|-", help="A JSON object of arguments, from a file or stdin."),
+    ] = "",
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A file as argument, sent raw, or as an artifact from 8 MiB on; repeat it.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="Longest time of one attempt, for example 90s or 2h.")
+    ] = "",
+    not_before: Annotated[str, typer.Option(metavar=_WHEN, help="Earliest start.")] = "",
+    deadline: Annotated[str, typer.Option(metavar=_WHEN, help="When it has to have ended.")] = "",
+    priority: Annotated[str, typer.Option(help="low, normal or high.", show_default=False)] = "",
+    max_attempts: Annotated[
+        int, typer.Option(min=0, max=20, help="Most attempts; 0 lets the tool decide.")
+    ] = 0,
+    clean: Annotated[bool, typer.Option("--clean", help="Wait for a clean grid.")] = False,
+    zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
+    max_intensity: Annotated[
+        float | None, typer.Option(metavar="G_PER_KWH", help="Highest intensity at which it starts.")
+    ] = None,
+    max_wait: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="Longest wait for the grid. Default: 1 h, or the deadline."),
+    ] = "",
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; repeat it.")] = None,
+    request_id: Annotated[
+        str, typer.Option(metavar="UUID", help="Idempotency key: the same one again gives the same job.")
+    ] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="Do not follow the job.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Create a job and follow it, for example: aegis jobs create image_ocr --file image=scan.png."""
+    arguments = json_object(json_file) | {key: json_or_text(text) for key, text in pairs(arg, "--arg")}
+    with state_of(ctx).client() as client:
+        inline, stored = files_and_artifacts(client, pairs(file, "--file"))
+        made = client.jobs.create(
+            tool,
+            arguments,
+            files=inline,
+            parts=stored,
+            tool_timeout=duration_s(timeout, "--timeout"),
+            not_before=_moment(not_before, "--not-before"),
+            deadline=_moment(deadline, "--deadline"),
+            priority=priority,
+            max_attempts=max_attempts,
+            wait_for_clean_grid=clean,
+            zone=zone,
+            max_intensity=max_intensity,
+            max_wait=duration_s(max_wait, "--max-wait"),
+            labels=dict(pairs(label, "--label")),
+            request_id=request_id,
+        )
+        if detach:
+            print_job(made, output)
+            return
+        if output is Format.TEXT:
+            typer.echo(f"{made.name}  trace {made.trace_id}", err=True)
+        _follow(client, made, output)
+
+
+@app.command()
+def watch(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+    """Follow a job to its end; the exit code is 1 when it did not complete."""
+    with state_of(ctx).client() as client:
+        _follow(client, client.jobs.get(name), output)
+
+
+@app.command("list")
+def list_jobs(
+    ctx: typer.Context,
+    filter_: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            metavar="FILTER",
+            help='For example: state = FAILED AND labels.team = "red". Fields: state, phase, priority, tool, '
+            "creator, reason, dead_letter, create_time, labels.KEY.",
+        ),
+    ] = "",
+    dead: Annotated[
+        bool, typer.Option("--dead", help="Dead letters only: failed, and worth another attempt.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs.")] = 100,
+    output: Output = Format.TEXT,
+) -> None:
+    """List jobs, newest first."""
+    wanted = " AND ".join(
+        text for text in ("state = FAILED AND dead_letter = true" if dead else "", filter_) if text
+    )
+    found: list[Job] = []
+    with state_of(ctx).client() as client:
+        for job in client.jobs.list(filter=wanted, page_size=min(limit, 1000)):
+            found.append(job)
+            if len(found) == limit:
+                break
+    if output is Format.JSON:
+        print_json(found)
+        return
+    rows = [
+        (
+            short(job.name),
+            short(job.tool),
+            job.phase or job.state,
+            job.attempt,
+            clock(job.create_time),
+            _took(job),
+        )
+        for job in found
+    ]
+    print_table(("job", "tool", "state", "attempt", "created", "took"), rows, empty="no jobs")
+
+
+@app.command()
+def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+    """Show a job with its result."""
+    with state_of(ctx).client() as client:
+        found = client.jobs.get(name)
+    print_job(found, output)
+    if output is Format.TEXT:
+        for line in result_lines(found):
+            typer.echo(line)
+
+
+@app.command()
+def cancel(ctx: typer.Context, names: list[str], output: Output = Format.TEXT) -> None:
+    """Cancel jobs; a running one is stopped."""
+    with state_of(ctx).client() as client:
+        _print_all([client.jobs.cancel(name) for name in names], output)
+
+
+@app.command()
+def retry(
+    ctx: typer.Context,
+    names: list[str],
+    deadline: Annotated[str, typer.Option(metavar=_WHEN, help="A new deadline.")] = "",
+    output: Output = Format.TEXT,
+) -> None:
+    """Run jobs that failed or were cancelled once more."""
+    moment = _moment(deadline, "--deadline")
+    with state_of(ctx).client() as client:
+        _print_all([client.jobs.retry(name, deadline=moment) for name in names], output)
+
+
+@app.command()
+def explain(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+    """Say why a job is where it is: what it waits for and until when, and every attempt with its error."""
+    with state_of(ctx).client() as client:
+        found = client.jobs.explain(name)
+    if output is Format.JSON:
+        print_json(found)
+        return
+    for line in found.lines:
+        typer.echo(line)
+
+
+def _follow(client: Client, job: Job, output: Format) -> None:
+    final = job
+    try:
+        with view(output) as shown:
+            for event in client.jobs.watch(job.name):
+                shown.show(event)
+                final = event.job or final
+    except KeyboardInterrupt:
+        name = short(job.name)
+        typer.echo(
+            f"{name} goes on; follow it: aegis jobs watch {name}; stop it: aegis jobs cancel {name}", err=True
+        )
+        raise
+    if output is Format.TEXT:
+        for line in result_lines(final):
+            typer.echo(line)
+    if not final.succeeded:
+        raise typer.Exit(1)
+
+
+def _print_all(jobs: list[Job], output: Format) -> None:
+    if output is Format.JSON:
+        print_json(jobs)
+        return
+    for job in jobs:
+        typer.echo(state_line(job))
+
+
+def _took(job: Job) -> str:
+    if job.start_time is None or job.end_time is None:
+        return "-"
+    return seconds(job.end_time - job.start_time)
+
+
+def _moment(text: str, option: str) -> datetime | None:
+    """Return an RFC 3339 time, or the moment after a duration from now."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC) + timedelta(seconds=duration_s(text, option) or 0.0)
+    return moment if moment.tzinfo else moment.astimezone()

@@ -1,0 +1,83 @@
+"""`aegis mcp`: the tools of a deployment for MCP hosts on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aegis_client.cli.output import print_json
+from aegis_client.cli.state import CliState, state_of
+
+app = typer.Typer(help="Offer the tools to MCP hosts.", no_args_is_help=True, rich_markup_mode=None)
+
+
+class Host(StrEnum):
+    CLAUDE_DESKTOP = "claude-desktop"
+    VSCODE = "vscode"
+    CURSOR = "cursor"
+
+
+_PLACES = {
+    Host.CLAUDE_DESKTOP: "claude_desktop_config.json (Settings, Developer, Edit Config)",
+    Host.VSCODE: ".vscode/mcp.json of the workspace",
+    Host.CURSOR: ".cursor/mcp.json of the project, or ~/.cursor/mcp.json",
+}
+
+
+@app.callback()
+def group() -> None:
+    """Offer the tools to MCP hosts."""
+
+
+@app.command()
+def stdio(ctx: typer.Context) -> None:
+    """Be an MCP server on stdin and stdout, with the tools that the profile's caller may use.
+
+    A host starts this; `aegis mcp config` prints what it needs to know.
+    """
+    from aegis_client.mcp_bridge import Bridge
+
+    Bridge(state_of(ctx).load_profile(), sys.stdout).run(iter(sys.stdin))
+
+
+@app.command()
+def config(
+    ctx: typer.Context,
+    host: Annotated[Host, typer.Argument(help="The program that is to use the tools.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Name of the server in the host.")] = "aegis",
+    http: Annotated[
+        bool,
+        typer.Option(
+            help="Print the gateway's URL instead of a command: the host signs in by itself at the issuer."
+        ),
+    ] = False,
+) -> None:
+    """Print the configuration of an MCP host."""
+    state = state_of(ctx)
+    profile = state.load_profile()
+    if http:
+        server: dict[str, Any] = {"url": f"https://{profile.address}/mcp"}
+        server |= {"type": "http"} if host is Host.VSCODE else {}
+    else:
+        server = {"command": _command(), "args": [*_options(state), "mcp", "stdio"]}
+        server |= {"type": "stdio"} if host is Host.VSCODE else {}
+    print_json({"servers" if host is Host.VSCODE else "mcpServers": {name: server}})
+    typer.echo(f"Put it into {_PLACES[host]}.", err=True)
+
+
+def _command() -> str:
+    """Return the path of this program: a host has a PATH of its own."""
+    found = shutil.which(sys.argv[0])
+    return str(Path(found).absolute()) if found else "aegis"
+
+
+def _options(state: CliState) -> list[str]:
+    profile = state.profile
+    if profile is None or profile.source is None:
+        return []
+    return ["--profile-file", str(profile.source.absolute()), "--profile", profile.name]
