@@ -91,7 +91,8 @@ def test_doctor_finds_this_installation_fit(tmp_path: Path) -> None:
         finding for finding in findings if finding.level is Level.FAULT and finding.what != "file watches"
     ]
     assert faults == []
-    assert {"platform", "programs", "redis", "ports", "disk", "training"} <= {f.what for f in findings}
+    looked_at = {finding.what for finding in findings}
+    assert {"platform", "programs", "redis", "ports", "tool isolation", "disk", "training"} <= looked_at
 
 
 def test_every_finding_that_is_not_ok_says_how_to_mend_it(

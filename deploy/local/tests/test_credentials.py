@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from aegis_agent.adapters.remote.policy import WorkerPolicy
 from aegis_common.auth.identities import parse
 from aegis_common.pki import read_not_after, spiffe_id_of
 from aegis_common.signing import Signer, TrustedKeys
@@ -44,7 +45,20 @@ def test_services_accept_the_identities_file(tmp_path: Path) -> None:
 
     assert entries[spiffe_id("sdk")].roles == {"operator", "trainer"}
     assert entries[spiffe_id(site(2))].roles == {"node"}
+    assert entries[spiffe_id("tool-worker")].roles == {"worker"}
     assert json.loads(content)["schema_version"] == 1
+
+
+async def test_the_agent_lets_the_tool_worker_bring_tools_and_a_changed_policy_stays(tmp_path: Path) -> None:
+    made(tmp_path, Now())
+    path = StateDir.at(tmp_path).worker_policy
+
+    grant = await WorkerPolicy(path).grant(spiffe_id("tool-worker"))
+    assert (grant.owner, grant.allows("anything")) == ("default", True)
+
+    path.write_text('{"schema_version": 1, "workers": {}}')
+    made(tmp_path, Now())
+    assert path.read_text() == '{"schema_version": 1, "workers": {}}'
 
 
 def test_certificates_are_issued_again_in_the_last_third_of_their_life(tmp_path: Path) -> None:

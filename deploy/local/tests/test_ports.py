@@ -26,7 +26,7 @@ def test_ports_follow_the_base_in_a_fixed_order() -> None:
     wanted = names(3)
 
     assert wanted[:2] == ["machines", "people"]
-    assert len(set(wanted)) == len(wanted) == 17
+    assert len(set(wanted)) == len(wanted) == 18
     assert base > 0
 
 

@@ -29,6 +29,7 @@ CLIENTS: Final[Mapping[str, Sequence[str]]] = {
     "admin": ("viewer", "operator", "trainer", "admin"),
     "viewer": ("viewer",),
     "debugger": ("viewer",),
+    "tool-worker": ("worker",),
 }
 """Accounts that call through the gateway, with their roles."""
 SUPERLINK: Final = "fl-superlink"
@@ -44,6 +45,12 @@ def site(number: int) -> str:
 
 def spiffe_id(account: str) -> str:
     return format_spiffe_id(TRUST_DOMAIN, NAMESPACE, account)
+
+
+_WORKER_POLICY: Final = {
+    "schema_version": 1,
+    "workers": {spiffe_id("tool-worker"): {"tenant": "default", "tools": ["*"]}},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class Credentials:
         """Issue what is missing or ends soon, and write identities and keys."""
         self.renew()
         write_atomic(self._state.identities, json.dumps(self._identities(), indent=1).encode())
+        if not self._state.worker_policy.exists():  # it is the user's to change
+            write_atomic(self._state.worker_policy, json.dumps(_WORKER_POLICY, indent=1).encode())
         for name in ("audit", "model-signing"):
             path = self.signing_key(name)
             if not path.exists():

@@ -67,6 +67,7 @@ def examine(state: StateDir, *, port_base: int, nodes: int) -> Iterator[Finding]
         _redis,
         lambda: _ports(state, port_base, nodes),
         lambda: _watches(state, nodes),
+        _isolation,
         lambda: _disk(state.root),
         lambda: _state(state),
         _training,
@@ -135,6 +136,29 @@ def _watches(state: StateDir, nodes: int) -> Finding:
     if free < watches.needed(nodes):
         return Finding("file watches", Level.FAULT, detail, watches.fix())
     return Finding("file watches", Level.OK, detail)
+
+
+def _isolation() -> Finding:
+    """Say what the kernel refuses the children that run tools."""
+    try:
+        from aegis_agent.adapters.workers.probe import probe
+
+        holds = probe()
+    except (ImportError, OSError) as error:
+        fix = "pip install --force-reinstall aegis-agent"
+        return Finding("tool isolation", Level.WARNING, f"cannot be tried: {error}", fix)
+    forks = "processes are refused" if holds.processes else "processes are found and killed after the call"
+    network = "the network is refused" if holds.network else "the network is open"
+    detail = f"in a tool's child {forks}, {network}"
+    if holds.processes and holds.network:
+        return Finding("tool isolation", Level.OK, detail)
+    return Finding(
+        "tool isolation",
+        Level.WARNING,
+        detail,
+        "allow seccomp filters (kernel built with CONFIG_SECCOMP_FILTER; a container's own profile must not "
+        "forbid prctl), or isolate the agent by a network policy",
+    )
 
 
 def _disk(path: Path) -> Finding:

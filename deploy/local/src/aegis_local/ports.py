@@ -26,6 +26,7 @@ FIXED: Final = (
     "fl_coordinator_ops",
     "fl_edge",
     "superlink",
+    "agent_http",
 )
 """Order of the ports above the base."""
 

@@ -82,6 +82,11 @@ class StateDir:
         return self.root / "identities.json"
 
     @property
+    def worker_policy(self) -> Path:
+        """Which workers may bring which tools."""
+        return self.root / "worker-policy.json"
+
+    @property
     def profiles(self) -> Path:
         return self.root / "profiles.toml"
 

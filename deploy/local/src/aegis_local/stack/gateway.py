@@ -39,6 +39,8 @@ def gateway_units(layout: Layout) -> list[Unit]:
         identities=layout.state.identities,
         token=TokenSettings(issuer=ISSUER, audience=AUDIENCE, jwks=str(layout.jwks)),
         agent=layout.address("agent"),
+        agent_http=layout.address("agent_http"),
+        public_url=layout.public_url,
         carbon=layout.address("carbon"),
         fl_coordinator=layout.address("fl_coordinator"),
         fl_edge=layout.address("fl_edge"),
@@ -56,6 +58,6 @@ def gateway_units(layout: Layout) -> list[Unit]:
         env=base_environment(),
         depends_on=["agent", "carbon", "fl-coordinator", _CHECK],
         ready=https_ok(f"https://{layout.address('people')}/healthz", bundle=layout.credentials.bundle),
-        url=f"https://localhost:{layout.ports['people']}",
+        url=layout.public_url,
     )
     return [Step(name=_CHECK, action=check), process]

@@ -57,6 +57,11 @@ class Layout:
     def store_url(self) -> str:
         return f"file://{self.state.store}"
 
+    @property
+    def public_url(self) -> str:
+        """Where people reach the gateway."""
+        return f"https://localhost:{self.ports['people']}"
+
     def data(self, name: str) -> Path:
         """Return a private folder that persists; made if absent."""
         folder = self.state.data / name

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from aegis_local.stack.layout import Layout
-from aegis_local.stack.redis import CACHE
+from aegis_local.stack.redis import CACHE, JOBS
 from aegis_local.supervisor.spec import ProcessSpec
 
 
@@ -21,10 +21,15 @@ def carbon_unit(layout: Layout) -> ProcessSpec:
 
 def agent_unit(layout: Layout) -> ProcessSpec:
     settings = {
+        "AEGIS_AGENT_HTTP_LISTEN": layout.address("agent_http"),
+        "AEGIS_AGENT_PUBLIC_URL": layout.public_url,
         "AEGIS_AGENT_MODEL_STORE_URL": layout.store_url,
+        "AEGIS_AGENT_REDIS_URL": layout.redis_url(JOBS),
+        "AEGIS_AGENT_CARBON": layout.address("carbon"),
+        "AEGIS_AGENT_WORKER_POLICY": str(layout.state.worker_policy),
         "AEGIS_AGENT_MODEL_TRUSTED_KEYS": json.dumps([str(layout.credentials.trusted_keys("model-signing"))]),
     }
-    return _service(layout, "agent", settings, depends_on=["carbon"])
+    return _service(layout, "agent", settings, depends_on=["carbon", JOBS])
 
 
 def coordinator_unit(layout: Layout) -> ProcessSpec:
