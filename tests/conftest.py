@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from artifact_doors import Doors, running_doors
 from stack_support import Stack, start_stack, stop_stack
 
 
@@ -15,3 +16,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     running = start_stack(tmp_path_factory.mktemp("stack") / "state", nodes=0)
     yield running
     stop_stack(running)
+
+
+@pytest.fixture(scope="session")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """An agent behind a gateway, without the rest of a stack."""
+    with running_doors(tmp_path_factory.mktemp("doors")) as running:
+        yield running

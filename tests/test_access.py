@@ -23,10 +23,16 @@ ACCOUNT_ROLES: dict[str, set[str]] = {
     "stranger": set(),
 }
 REFUSALS = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
-SERVICES = {"agent": ("aegis.agent",), "carbon": ("aegis.carbon",), "fl_coordinator": ("aegis.fl",)}
+SERVICES = {
+    "agent": ("aegis.agent", "inference."),
+    "carbon": ("aegis.carbon",),
+    "fl_coordinator": ("aegis.fl",),
+}
 
 PUBLIC = [
-    rule for rule in method_table().values() if rule.path.startswith("/aegis.") and not rule.mesh_internal
+    rule
+    for rule in method_table().values()
+    if rule.path.startswith(("/aegis.", "/inference.")) and not rule.mesh_internal
 ]
 INTERNAL = [rule for rule in method_table().values() if rule.mesh_internal]
 

