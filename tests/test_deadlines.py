@@ -41,7 +41,10 @@ def _pid(file: Path) -> int:
 def _gone(pid: int) -> bool:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.02)
     return False

@@ -1,162 +1,46 @@
-"""Remote workers over mutual TLS: what they bring, how calls reach them, and what becomes of calls."""
+"""Remote workers over mutual TLS: what they may bring, and what becomes of one that breaks the protocol."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
 import pytest
 import pytest_asyncio
+from services.agent.tests.remote_agent import (
+    GUARD_S,
+    Agent,
+    StartWorker,
+    add,
+    agent_of,
+    mirror,
+    numbers,
+    without_workers,
+    worker_mesh,
+    workers,
+)
 
 from aegis.agent.v1 import worker_service_pb2 as pb
 from aegis.agent.v1 import worker_service_pb2_grpc as pb_grpc
 from aegis_agent import AgentManager
 from aegis_agent.adapters.remote import specs
-from aegis_agent.adapters.remote.dialer import Dialer
-from aegis_agent.adapters.remote.errors import NoWorker, WorkerLost
-from aegis_agent.adapters.remote.fleet import Fleet
-from aegis_agent.adapters.remote.policy import WorkerPolicy
-from aegis_agent.adapters.remote.servicer import STREAM_LIFE, WorkerServicer
-from aegis_agent.adapters.remote.worker import RemoteWorker, WorkerOptions
-from aegis_agent.context import AsyncContext
-from aegis_agent.domain.call import Caller, Chunk
+from aegis_agent.adapters.remote.errors import WorkerLost
+from aegis_agent.domain.call import Caller
 from aegis_agent.domain.dispatch import Action
-from aegis_agent.domain.errors import InvalidToolOutput, ToolFailed, ToolTimeout, UnknownTool
-from aegis_agent.domain.registry import EVERYONE
+from aegis_agent.domain.errors import InvalidToolOutput, UnknownTool
 from aegis_common.errors import AegisError
 from aegis_common.rpc.errors import details_of
-from aegis_common.rpc.server import serving
-from aegis_common.settings import ServiceSettings
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-GUARD_S = 60.0
-HEARTBEAT = timedelta(seconds=0.3)
-
-
-class Seen:
-    """What the tools of this module did."""
-
-    def __init__(self) -> None:
-        self.begun = 0
-        self.running = 0
-        self.most = 0
-        self.stopped = 0
-        self.yielded = 0
-        self.attempts: list[int] = []
-        self.go = asyncio.Event()
-
-
-seen = Seen()
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> None:
-    global seen
-    seen = Seen()
-
-
-async def add(a: int, b: int) -> int:
-    return a + b
-
-
-async def mirror(data: bytes, context: AsyncContext) -> dict[str, Any]:
-    return {"data": data, "tenant": context.tenant, "big": 2**60}
-
-
-async def wait(context: AsyncContext) -> str:
-    """Waits until it is told to go on."""
-    seen.begun += 1
-    seen.running += 1
-    seen.most = max(seen.most, seen.running)
-    seen.attempts.append(context.attempt)
-    try:
-        await seen.go.wait()
-    except asyncio.CancelledError:
-        seen.stopped += 1
-        raise
-    finally:
-        seen.running -= 1
-    return "done"
-
-
-async def numbers(to: int, context: AsyncContext) -> AsyncIterator[int]:
-    for number in range(to):
-        await context.progress(number, to)
-        seen.yielded += 1
-        yield number
-
-
-async def fail() -> str:
-    raise ValueError("no")
-
-
-class Agent:
-    """An agent that takes workers."""
-
-    def __init__(self, manager: AgentManager, fleet: Fleet, mesh: Mesh, port: int, policy: Path) -> None:
-        self.manager, self.fleet, self.mesh, self.port, self.policy = manager, fleet, mesh, port, policy
-
-    def allow(self, entries: dict[str, dict[str, Any]]) -> None:
-        workers = {self.mesh.spiffe_id(account): entry for account, entry in entries.items()}
-        self.policy.write_text(json.dumps({"schema_version": 1, "workers": workers}))
-
-    def dialer(self, account: str = "tool-worker") -> Dialer:
-        tls = self.mesh.tls(account)
-        return Dialer(
-            address=f"127.0.0.1:{self.port}",
-            cert=tls.cert,
-            key=tls.key,
-            ca=tls.bundle,
-            server_name="agent.aegis.aegis.internal",
-        )
-
-    def has(self, tool: str, owner: str = EVERYONE) -> bool:
-        return self.manager.registry.owned(tool, owner=owner) is not None
-
-    async def call(self, tool: str, payload: dict[str, Any] | None = None, *, tenant: str = "default") -> Any:
-        async with asyncio.timeout(GUARD_S):
-            return await self.manager.dispatch(tool, payload or {}, tenant=tenant)
-
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    made = Mesh(tmp_path_factory.mktemp("workers"))
-    entry = {"tenant": "default", "roles": ["worker"], "via_gateway": True}
-    made.write_identities({made.spiffe_id(name): entry for name in ("tool-worker", "tool-worker-2")})
-    return made
-
-
-StartAgent = Callable[..., Any]
-
-
-@asynccontextmanager
-async def agent_of(mesh: Mesh, folder: Path, *, life: timedelta = STREAM_LIFE) -> AsyncIterator[Agent]:
-    settings = ServiceSettings(**mesh.service_kwargs("agent"), drain=timedelta(seconds=1))
-    policy = folder / "policy.json"
-    policy.write_text('{"schema_version": 1, "workers": {}}')
-    async with AgentManager() as manager:
-        fleet = Fleet(manager.registry, heartbeat=HEARTBEAT)
-        servicer = WorkerServicer(
-            fleet,
-            WorkerPolicy(policy),
-            max_message_bytes=settings.max_message_bytes,
-            stream_life=life,
-            within=timedelta(seconds=20),
-        )
-        add_it = [(pb_grpc.add_WorkerServiceServicer_to_server, servicer)]
-        async with serving(settings, name="agent", add=add_it) as server:
-            agent = Agent(manager, fleet, mesh, server.port, policy)
-            yield agent
-            servicer.begin_drain()
+    return worker_mesh(tmp_path_factory.mktemp("workers"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -167,54 +51,13 @@ async def shared_agent(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def agent(shared_agent: Agent) -> Agent:
-    """An agent without workers and tools, that lets `tool-worker` bring whatever it likes."""
-    await until(lambda: not shared_agent.fleet.workers)
-    for registration in shared_agent.manager.registry.everything():
-        await shared_agent.manager.remove_tool(registration.tool.spec.name)
-    shared_agent.allow({"tool-worker": {"tenant": "*", "tools": ["*"]}})
-    return shared_agent
-
-
-class Running:
-    """A worker in this process."""
-
-    def __init__(self, worker: RemoteWorker, task: asyncio.Task[None], told: list[str]) -> None:
-        self.worker, self.task, self.told = worker, task, told
-
-    async def lose(self) -> None:
-        """End it as a crash does: without a word."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-
-StartWorker = Callable[..., Awaitable[Running]]
+    return await without_workers(shared_agent)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def start() -> AsyncIterator[StartWorker]:
-    stack: list[tuple[Running, AgentManager]] = []
-
-    async def begin(
-        agent: Agent, *functions: Any, slots: int = 4, account: str = "tool-worker", **options: Any
-    ) -> Running:
-        manager, told = AgentManager(), list[str]()
-        for function in functions:
-            manager.register_tool(function.__name__, function, **options)
-        worker = RemoteWorker(
-            manager.registry,
-            agent.dialer(account),
-            WorkerOptions(name=f"w{len(stack)}", slots=slots),
-            told.append,
-        )
-        running = Running(worker, asyncio.create_task(worker.run()), told)
-        stack.append((running, manager))
-        await until(lambda: running.task.done() or any(line.startswith("serving") for line in told))
-        return running
-
-    yield begin
-    for running, manager in stack:
-        await running.lose()
-        await manager.close()
+    async with workers() as begin:
+        yield begin
 
 
 async def test_a_worker_brings_its_tools_and_takes_them_with_it(agent: Agent, start: StartWorker) -> None:
@@ -274,238 +117,6 @@ async def test_a_worker_cannot_take_the_name_of_a_tool_of_the_agent(agent: Agent
 
     assert "here" == await agent.call("add", {"a": 2, "b": 3})
     assert any("refused add: TOOL_NAME_TAKEN" in line for line in worker.told)
-
-
-async def test_cancelling_a_call_stops_it_at_the_worker(agent: Agent, start: StartWorker) -> None:
-    await start(agent, wait)
-    call = asyncio.create_task(agent.call("wait"))
-    await until(lambda: seen.begun == 1)
-
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert 1 == seen.stopped
-
-
-async def test_the_deadline_stops_the_work_at_the_worker(agent: Agent, start: StartWorker) -> None:
-    await start(agent, wait)
-
-    with pytest.raises(ToolTimeout) as caught:
-        await agent.manager.dispatch("wait", {}, timeout=0.3)
-    await until(lambda: seen.stopped == 1)
-    assert "run" == caught.value.metadata["phase"]
-
-
-async def test_what_a_tool_raises_reaches_the_caller(agent: Agent, start: StartWorker) -> None:
-    await start(agent, fail)
-
-    with pytest.raises(ToolFailed, match="ValueError: no"):
-        await agent.call("fail")
-
-
-async def test_a_worker_never_has_more_calls_than_slots(agent: Agent, start: StartWorker) -> None:
-    await start(agent, wait, slots=2, concurrency=8)
-    calls = [asyncio.create_task(agent.call("wait")) for _ in range(6)]
-    await until(lambda: seen.begun == 2)
-    await asyncio.sleep(0.1)
-
-    assert 2 == seen.most
-    seen.go.set()
-    assert ["done"] * 6 == await asyncio.gather(*calls)
-    assert 2 == seen.most
-
-
-async def test_slots_count_for_all_tools_of_a_worker_together(agent: Agent, start: StartWorker) -> None:
-    async def wait_too(context: AsyncContext) -> str:
-        return await wait(context)
-
-    await start(agent, wait, wait_too, slots=1)
-    calls = [asyncio.create_task(agent.call(name)) for name in ("wait", "wait_too")]
-    await until(lambda: seen.begun == 1)
-    await asyncio.sleep(0.1)
-
-    seen.go.set()
-    assert ["done", "done"] == await asyncio.gather(*calls)
-    assert 1 == seen.most
-
-
-async def test_calls_spread_over_workers_with_the_same_tool(agent: Agent, start: StartWorker) -> None:
-    first = await start(agent, wait, slots=2)
-    await start(agent, wait, slots=2)
-    calls = [asyncio.create_task(agent.call("wait")) for _ in range(4)]
-    await until(lambda: seen.begun == 4)
-
-    busy = [session.busy for session in agent.fleet._sessions.values()]
-    seen.go.set()
-    await asyncio.gather(*calls)
-    assert [2, 2] == busy
-    assert not first.task.done()
-
-
-async def test_the_newest_version_serves_new_calls_until_it_leaves(agent: Agent, start: StartWorker) -> None:
-    await start(agent, add, version="1")
-    newer = await start(agent, add, version="2")
-    registry = agent.manager.registry
-    versions = [registry.tools(caller=Caller())[0].spec.version]
-
-    await newer.lose()
-    await until(lambda: registry.tools(caller=Caller())[0].spec.version == "1")
-    assert ["2"] == versions
-    assert 5 == await agent.call("add", {"a": 2, "b": 3})
-
-
-async def test_an_idempotent_call_of_a_lost_worker_goes_elsewhere(agent: Agent, start: StartWorker) -> None:
-    first = await start(agent, wait, idempotent=True)
-    call = asyncio.create_task(agent.call("wait"))
-    await until(lambda: seen.begun == 1)
-    await start(agent, wait, idempotent=True)
-
-    await first.lose()
-    await until(lambda: seen.begun == 2)
-    seen.go.set()
-    assert "done" == await call
-    assert [1, 2] == seen.attempts
-
-
-async def test_any_other_call_of_a_lost_worker_ends_so(agent: Agent, start: StartWorker) -> None:
-    first = await start(agent, wait)
-    call = asyncio.create_task(agent.call("wait"))
-    await until(lambda: seen.begun == 1)
-    await start(agent, wait)
-
-    await first.lose()
-    with pytest.raises(WorkerLost) as caught:
-        await call
-    assert "w0" == caught.value.metadata["worker"]
-    assert 1 == seen.begun
-
-
-async def test_a_draining_worker_finishes_what_runs_and_takes_nothing_new(
-    agent: Agent, start: StartWorker
-) -> None:
-    worker = await start(agent, wait)
-    call = asyncio.create_task(agent.call("wait"))
-    await until(lambda: seen.begun == 1)
-
-    worker.worker.stop()
-    await until(lambda: not agent.has("wait"))
-    assert not worker.task.done()
-    seen.go.set()
-    assert "done" == await call
-    async with asyncio.timeout(GUARD_S):
-        await worker.task
-    assert "drained" == worker.told[-1]
-
-
-async def test_a_worker_that_is_stopped_twice_stops_what_runs(agent: Agent, start: StartWorker) -> None:
-    worker = await start(agent, wait)
-    call = asyncio.create_task(agent.call("wait"))
-    await until(lambda: seen.begun == 1)
-
-    worker.worker.stop()
-    await until(lambda: not agent.has("wait"))
-    worker.worker.stop()
-    async with asyncio.timeout(GUARD_S):
-        await worker.task
-    with pytest.raises(WorkerLost):
-        await call
-    assert 1 == seen.stopped
-
-
-async def test_a_call_that_is_cancelled_while_it_waits_for_credit_takes_none(
-    agent: Agent, start: StartWorker
-) -> None:
-    async def wait_too(context: AsyncContext) -> str:
-        return await wait(context)
-
-    await start(agent, wait, wait_too, slots=1)
-    first = asyncio.create_task(agent.call("wait"))
-    await until(lambda: seen.begun == 1)
-    second = asyncio.create_task(agent.call("wait_too"))
-    await asyncio.sleep(0.1)
-    second.cancel()
-    await asyncio.gather(second, return_exceptions=True)
-
-    seen.go.set()
-    assert ["done", "done"] == [await first, await agent.call("wait_too")]
-    (session,) = agent.fleet._sessions.values()
-    await until(lambda: session.busy == 0)
-
-
-async def test_a_waiting_call_is_told_when_the_last_worker_leaves(agent: Agent, start: StartWorker) -> None:
-    worker = await start(agent, wait, slots=1)
-    running, waiting = (asyncio.create_task(agent.call("wait")) for _ in range(2))
-    await until(lambda: seen.begun == 1)
-
-    worker.worker.stop()
-    await until(lambda: not agent.has("wait"))
-    seen.go.set()
-    assert "done" == await running
-    with pytest.raises(NoWorker):
-        await waiting
-
-
-async def test_a_stream_that_gets_old_is_replaced_while_calls_run(
-    mesh: Mesh, tmp_path: Path, start: StartWorker
-) -> None:
-    async with agent_of(mesh, tmp_path, life=timedelta(seconds=0.3)) as agent:
-        agent.allow({"tool-worker": {"tenant": "*", "tools": ["*"]}})
-        worker = await start(agent, wait, add)
-        call = asyncio.create_task(agent.call("wait"))
-        await until(lambda: seen.begun == 1)
-        (session,) = agent.fleet._sessions.values()
-        streams = {id(session._stream): session._stream}
-
-        async with asyncio.timeout(GUARD_S):
-            while len(streams) < 4:
-                streams[id(session._stream)] = session._stream
-                assert 5 == await agent.call("add", {"a": 2, "b": 3})
-        seen.go.set()
-
-        assert "done" == await call
-        assert [1, 0] == [seen.begun, seen.stopped]
-        assert 1 == sum(line.startswith("serving") for line in worker.told)
-
-
-async def test_items_come_singly_and_a_slow_reader_slows_the_tool(agent: Agent, start: StartWorker) -> None:
-    await start(agent, numbers)
-    got: list[int] = []
-    go_on = asyncio.Event()
-
-    async def read(event: Any) -> None:
-        if isinstance(event, Chunk):
-            await go_on.wait()
-            got.append(event.value)
-
-    action = Action("numbers", {"to": 50})
-    call = asyncio.create_task(
-        agent.manager.dispatcher.dispatch(action, caller=Caller(), sink=read, collect=False)
-    )
-    await until(lambda: seen.yielded == 1)
-    await asyncio.sleep(0.2)
-    held = seen.yielded
-    go_on.set()
-    await call
-
-    assert held < 10
-    assert list(range(50)) == got
-
-
-async def test_an_agent_that_ends_lets_calls_finish_and_the_worker_goes_elsewhere(
-    agent: Agent, mesh: Mesh, tmp_path: Path, start: StartWorker
-) -> None:
-    async with agent_of(mesh, tmp_path) as ending:
-        ending.allow({"tool-worker": {"tenant": "*", "tools": ["*"]}})
-        worker = await start(ending, wait)
-        call = asyncio.create_task(ending.call("wait"))
-        await until(lambda: seen.begun == 1)
-        object.__setattr__(worker.worker._dialer, "address", f"127.0.0.1:{agent.port}")
-
-        ending.fleet.begin_drain()
-        await until(lambda: agent.has("wait"))
-        seen.go.set()
-        assert "done" == await call
-        assert "done" == await agent.call("wait")
 
 
 class Garbage:
