@@ -343,7 +343,7 @@ async def test_uploads_are_counted_and_one_that_stalls_is_dropped(tmp_path: Path
     )
     objects = ObjectStore.open(settings.model_store_url)
     store = StoredArtifacts(objects, ArtifactPolicy(max_uploads=2))
-    servicer = ArtifactServicer(store, stall=timedelta(seconds=1))
+    servicer = ArtifactServicer(store, stall=timedelta(seconds=2))
     registration = (pb_grpc.add_ArtifactServiceServicer_to_server, servicer)
     async with serving(settings, name="agent", add=[registration]) as server:
         service = Service(mesh, server.port)
@@ -351,6 +351,7 @@ async def test_uploads_are_counted_and_one_that_stalls_is_dropped(tmp_path: Path
 
         async def stalling() -> AsyncIterator[pb.UploadArtifactRequest]:
             yield pb.UploadArtifactRequest(content=HttpBody(data=b"the beginning"))
+            await asyncio.sleep(0.5)  # else another upload may have the only place when this arrives
             begun.set()
             await asyncio.Event().wait()
 
@@ -362,7 +363,7 @@ async def test_uploads_are_counted_and_one_that_stalls_is_dropped(tmp_path: Path
         await asyncio.gather(*(channel.close() for channel in service.channels))
 
     assert refused == (ErrorKind.RESOURCE_EXHAUSTED, "TOO_MANY_UPLOADS", {"max_uploads": "2"})
-    assert again == (ErrorKind.DEADLINE_EXCEEDED, "UPLOAD_STALLED", {"stall_s": "1"})
+    assert again == (ErrorKind.DEADLINE_EXCEEDED, "UPLOAD_STALLED", {"stall_s": "2"})
     assert len(await objects.list("default/artifacts/records")) == 1
     assert kept.media_type == "text/plain"
 
