@@ -5,11 +5,30 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from aegis_client.errors import UsageError
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+ArgumentOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="An argument; repeat it. VALUE is JSON if it reads as JSON, else text; 'id=\"7\"' is text.",
+    ),
+]
+JsonOption = Annotated[
+    str, typer.Option("--json", metavar="FILE|-", help="A JSON object of arguments, from a file or stdin.")
+]
+FileOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH", help="A file as argument, sent raw, or as an artifact from 8 MiB on; repeat it."
+    ),
+]
 
 
 def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from aegis_client.cli.arguments import duration_s, json_object, json_or_text, pairs
+from aegis_client.cli.arguments import (
+    ArgumentOption,
+    FileOption,
+    JsonOption,
+    duration_s,
+    json_object,
+    json_or_text,
+    pairs,
+)
 from aegis_client.cli.job_view import print_job, result_lines, state_line, view
 from aegis_client.cli.output import clock, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
@@ -28,24 +36,9 @@ _WHEN: Final = "TIME|DURATION"
 def create(
     ctx: typer.Context,
     tool: str,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="An argument; repeat it. VALUE is JSON if it reads as JSON, else text; 'id=\"7\"' is text.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        str,
-        typer.Option("--json", metavar="FILE|-", help="A JSON object of arguments, from a file or stdin."),
-    ] = "",
-    file: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="A file as argument, sent raw, or as an artifact from 8 MiB on; repeat it.",
-        ),
-    ] = None,
+    arg: ArgumentOption = None,
+    json_file: JsonOption = "",
+    file: FileOption = None,
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="Longest time of one attempt, for example 90s or 2h.")
     ] = "",

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_client.cli.arguments import json_object, json_or_text, pairs
+from aegis_client.cli.arguments import (
+    ArgumentOption,
+    FileOption,
+    JsonOption,
+    json_object,
+    json_or_text,
+    pairs,
+)
 from aegis_client.cli.output import print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.scaffold import scaffold
 from aegis_client.cli.state import Format, Output, state_of
@@ -76,24 +83,9 @@ def describe(ctx: typer.Context, tool: str, output: Output = Format.TEXT) -> Non
 def run(
     ctx: typer.Context,
     tool: str,
-    arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="An argument; repeat it. VALUE is JSON if it reads as JSON, else text; 'id=\"7\"' is text.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        str,
-        typer.Option("--json", metavar="FILE|-", help="A JSON object of arguments, from a file or stdin."),
-    ] = "",
-    file: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="A file as argument, sent raw, or as an artifact from 8 MiB on; repeat it.",
-        ),
-    ] = None,
+    arg: ArgumentOption = None,
+    json_file: JsonOption = "",
+    file: FileOption = None,
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Longest time the tool may take, up to 600 s.")
     ] = None,
