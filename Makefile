@@ -98,7 +98,7 @@ baseline: $(VENV)/.dev ## At a release: make today's protos the ones that must n
 
 .PHONY: test test-long soak bench demo quickstart up clean
 test: $(VENV)/.dev ## Set up and run the tests (T=path runs a part)
-	$(BIN)/pytest -q -m 'not long and not soak' $(T)
+	$(BIN)/pytest -q -m 'not long and not soak' --timeout 300 $(T)
 
 test-long: $(VENV)/.dev $(NODE_TESTS) ## Run the long tests: the whole stack, faults, training
 	$(BIN)/pytest -q -m long --timeout 600 $(T)

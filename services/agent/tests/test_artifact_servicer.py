@@ -357,7 +357,8 @@ async def test_uploads_are_counted_and_one_that_stalls_is_dropped(tmp_path: Path
 
         stalled = asyncio.ensure_future(failure(service.artifacts().UploadArtifact(stalling())))
         await begun.wait()
-        refused = await failure(refused_upload(service))
+        async with asyncio.timeout(60):
+            refused = await failure(refused_upload(service))
         again = await stalled
         kept = await upload(service, b"now there is room")
         await asyncio.gather(*(channel.close() for channel in service.channels))
