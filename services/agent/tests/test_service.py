@@ -23,6 +23,7 @@ from aegis_common.pki import new_ed25519, public_key_pem
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.ports import free_port
+from aegis_common.testing.processes import is_alive
 
 
 def environment(mesh: Mesh, folder: Path, port: int) -> dict[str, str]:
@@ -68,15 +69,8 @@ async def test_whatever_ends_the_agent_ends_its_children(
             await process.wait()
 
     assert int(pid_file.read_text()) in [child.pid for child in children]
-    await wait_until(lambda: not any(map(running, children)))
+    await wait_until(lambda: not any(map(is_alive, children)))
     assert process.returncode == (-how if how is signal.SIGKILL else 0)
-
-
-def running(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_wrong_setting_ends_the_start_and_is_named(

@@ -20,6 +20,7 @@ from aegis_agent.adapters.workers.starts import AT_ONCE
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.domain.errors import ToolCrashed, ToolFailed
 from aegis_common.errors import AegisError
+from aegis_common.testing.processes import is_alive
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,7 +37,7 @@ async def run(pool: WorkerPool, **arguments: Any) -> Any:
 
 def children_of(server: ForkServer) -> list[psutil.Process]:
     assert server._process is not None
-    return [item for item in psutil.Process(server._process.pid).children() if item.status() != "zombie"]
+    return [item for item in psutil.Process(server._process.pid).children() if is_alive(item)]
 
 
 @pytest.mark.parametrize(
