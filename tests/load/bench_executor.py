@@ -17,9 +17,9 @@ import pebble
 from load.harness import Bench, Contender, Figure, Samples
 
 from aegis_agent import AgentManager
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerSetup
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerSetup
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.testing import tools
 
@@ -102,7 +102,7 @@ def contender(name: str, folder: Path, spin: Spin, call: Callable[[], Any]) -> C
 @asynccontextmanager
 async def our_pool(folder: Path) -> AsyncIterator[Contender]:
     """The executor alone; the deadline is asyncio's, as in a dispatch."""
-    server = ForkServer(["aegis_agent.testing.tools", "aegis_agent.adapters.workers.child"])
+    server = ForkServer(["aegis_agent.testing.tools", "aegis_agent.adapters.children.child"])
     prefix = "aegis_agent.testing.tools:"
     pools = {
         name: WorkerPool(name, server, WorkerSetup(target=prefix + name), size=PROCESSES - 1)

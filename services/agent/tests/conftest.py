@@ -14,9 +14,9 @@ import pytest_asyncio
 from onnx import TensorProto, helper, numpy_helper
 
 from aegis_agent import AgentManager
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup
 from aegis_agent.domain.registry import EVERYONE
 from aegis_common.testing.waiting import until
 
@@ -108,7 +108,7 @@ def make_sum() -> Callable[[], bytes]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fork_server() -> AsyncIterator[ForkServer]:
-    server = ForkServer(["aegis_agent.adapters.workers.child", "aegis_agent.adapters.schemas", "numpy"])
+    server = ForkServer(["aegis_agent.adapters.children.child", "aegis_agent.adapters.schemas", "numpy"])
     yield server
     await server.close()
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits
 from aegis_agent.domain.call import Call, Caller, Checkpoint, Chunk, Event, LogLine, Progress
 from aegis_agent.domain.errors import InvalidToolOutput, ToolFailed, ToolOutputTooLarge
 from aegis_common.errors import AegisError, ErrorKind

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.probe import probe
-from aegis_agent.adapters.workers.sandbox import Confinement
-from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.probe import probe
+from aegis_agent.adapters.children.sandbox import Confinement
+from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.domain.errors import ToolFailed
 from aegis_agent.domain.exceeded import ToolLeftProcesses
@@ -196,8 +196,8 @@ async def test_a_killed_agent_takes_its_children_and_theirs_along(
 _WITHOUT_FILTERS = """
 import asyncio, ctypes, errno, json, sys
 from aegis_agent import AgentManager
-from aegis_agent.adapters.workers import sandbox
-from aegis_agent.adapters.workers.probe import probe
+from aegis_agent.adapters.children import sandbox
+from aegis_agent.adapters.children.probe import probe
 from aegis_agent.testing import hostile
 from aegis_common.errors import AegisError
 

@@ -13,8 +13,8 @@ import pytest_asyncio
 from aegis_agent import AgentManager, Artifact, ArtifactRef, Audio, Blob, Image, Part, Video
 from aegis_agent.adapters.artifacts.access import TenantArtifacts
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
+from aegis_agent.adapters.children import frames
 from aegis_agent.adapters.schemas import FunctionSchema
-from aegis_agent.adapters.workers import frames
 from aegis_agent.domain.artifacts import ArtifactPolicy, NoArtifactStore, UnknownArtifact
 from aegis_agent.domain.content import Content
 from aegis_agent.domain.errors import InvalidTool, InvalidToolInput, InvalidToolOutput

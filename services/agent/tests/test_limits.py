@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.domain.errors import ToolCrashed, ToolFailed, ToolOutputTooLarge
 from aegis_agent.domain.exceeded import (

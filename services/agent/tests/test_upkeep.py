@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
-from aegis_agent.adapters.workers.starts import AT_ONCE
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup
+from aegis_agent.adapters.children.starts import AT_ONCE
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.domain.errors import ToolCrashed, ToolFailed
 from aegis_common.errors import AegisError

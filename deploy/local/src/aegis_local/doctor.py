@@ -141,7 +141,7 @@ def _watches(state: StateDir, nodes: int) -> Finding:
 def _isolation() -> Finding:
     """Say what the kernel refuses the children that run tools."""
     try:
-        from aegis_agent.adapters.workers.probe import probe
+        from aegis_agent.adapters.children.probe import probe
 
         holds = probe()
     except (ImportError, OSError) as error:

@@ -11,9 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from aegis_agent.adapters.children.setup import WorkerLimits
     from aegis_agent.adapters.functions import ToolOptions, tool
     from aegis_agent.adapters.schemas import ToolInputError
-    from aegis_agent.adapters.workers.setup import WorkerLimits
     from aegis_agent.content import Artifact, Audio, Blob, Image, Video
     from aegis_agent.context import AsyncContext, Context
     from aegis_agent.domain.call import Priority
@@ -34,7 +34,7 @@ _HOMES: Final = {
     "ToolInputError": "aegis_agent.adapters.schemas",
     "ToolOptions": "aegis_agent.adapters.functions",
     "Video": "aegis_agent.content",
-    "WorkerLimits": "aegis_agent.adapters.workers.setup",
+    "WorkerLimits": "aegis_agent.adapters.children.setup",
     "tool": "aegis_agent.adapters.functions",
 }
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Self
 
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
 from aegis_agent.adapters.functions import ToolOptions, function_tool, options_of
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
 from aegis_agent.domain.admission import EQUAL
 from aegis_agent.domain.cache import ResultCache
 from aegis_agent.domain.call import Caller
@@ -26,7 +26,7 @@ from aegis_common.auth.principal import DEFAULT_TENANT
 from aegis_common.errors import AegisError, InvalidArgument
 
 DEFAULT_CACHE_BYTES: Final = 64 << 20
-_PRELOAD: Final = ("aegis_agent.adapters.workers.child", "aegis_agent.adapters.schemas")
+_PRELOAD: Final = ("aegis_agent.adapters.children.child", "aegis_agent.adapters.schemas")
 _log: Final = logging.getLogger(__name__)
 
 

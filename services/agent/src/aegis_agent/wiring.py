@@ -11,6 +11,7 @@ from typing import Final
 from aegis_agent.adapters.artifacts.access import TenantArtifacts
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
 from aegis_agent.adapters.artifacts.sweeper import ArtifactSweeper
+from aegis_agent.adapters.children.setup import WorkerLimits
 from aegis_agent.adapters.http.listener import HttpDoor
 from aegis_agent.adapters.http.routes import Route
 from aegis_agent.adapters.jobs.connection import connect
@@ -27,7 +28,6 @@ from aegis_agent.adapters.remote.peers import Peers
 from aegis_agent.adapters.remote.policy import WorkerPolicy
 from aegis_agent.adapters.remote.servicer import WorkerServicer
 from aegis_agent.adapters.tool_files import ToolFolder
-from aegis_agent.adapters.workers.setup import WorkerLimits
 from aegis_agent.domain.artifacts import ArtifactPolicy
 from aegis_agent.domain.models import Models
 from aegis_agent.manager import AgentManager

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup, importable
 from aegis_agent.adapters.inline import InlineRunner
 from aegis_agent.adapters.schemas import FunctionSchema
 from aegis_agent.adapters.signatures import is_async
 from aegis_agent.adapters.validation import SchemaChecks
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup, importable
 from aegis_agent.domain.call import Priority
 from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.domain.tool import MAX_TIMEOUT, Runner, RunsIn, Tool, ToolSpec

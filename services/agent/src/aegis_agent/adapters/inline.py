@@ -11,9 +11,9 @@ from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
+from aegis_agent.adapters.children import frames
 from aegis_agent.adapters.loop_context import LoopContext
 from aegis_agent.adapters.schemas import BadInput, BadOutput, FunctionSchema, ToolInputError
-from aegis_agent.adapters.workers import frames
 from aegis_agent.domain.call import Call, Chunk
 from aegis_agent.domain.errors import (
     InvalidToolInput,

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
+from aegis_agent.adapters.children.setup import importable
 from aegis_agent.adapters.functions import is_marked, limits_of, options_of, spec_of
 from aegis_agent.adapters.schemas import FunctionSchema
 from aegis_agent.adapters.tool_json import spec_to_json
-from aegis_agent.adapters.workers.setup import importable
 from aegis_agent.domain.errors import InvalidTool
 
 TARGET = f"{__name__}:DescribedFile"

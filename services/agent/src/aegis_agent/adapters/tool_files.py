@@ -16,12 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup
 from aegis_agent.adapters.functions import function_tool, options_of
 from aegis_agent.adapters.tool_describer import TARGET
 from aegis_agent.adapters.tool_json import spec_from_json
 from aegis_agent.adapters.validation import SchemaChecks
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
 from aegis_agent.domain.errors import ToolFailed, ToolNameTaken, UnknownTool
 from aegis_agent.domain.registry import EVERYONE
 from aegis_agent.domain.tool import RunsIn, Tool

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.pool import WorkerPool
+from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup
 from aegis_agent.adapters.models.onnx_models import ChildModel, InProcessModel
 from aegis_agent.adapters.models.probe import BATCH, INLINE_S, MAX_ROWS, MAX_STOP_S, MIN_GAIN
 from aegis_agent.adapters.models.runner import OnnxRunner, is_labelled
 from aegis_agent.adapters.models.session import OnnxSession
 from aegis_agent.adapters.models.tensors import element, type_name
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.pool import WorkerPool
-from aegis_agent.adapters.workers.setup import WorkerLimits, WorkerSetup
 from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidToolInput, ModelNotLoadable, ToolCrashed, ToolFailed, Violation
 from aegis_agent.domain.inference import LoadedModel, Profile, Signature, Strategy, TensorSpec

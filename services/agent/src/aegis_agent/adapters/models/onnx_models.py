@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from aegis_agent.adapters.children.pool import WorkerPool
 from aegis_agent.adapters.models.batcher import STOP_WAIT_S, Batcher
 from aegis_agent.adapters.models.probe import MAX_ROWS
 from aegis_agent.adapters.models.session import OnnxSession, Stopper
 from aegis_agent.adapters.models.tensors import decode, to_raw
-from aegis_agent.adapters.workers.pool import WorkerPool
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.domain.errors import ToolCrashed, ToolFailed
 from aegis_agent.domain.inference import NotStarted, Profile, Run, Signature, Strategy, Tensors

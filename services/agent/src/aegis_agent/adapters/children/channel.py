@@ -6,7 +6,7 @@ import socket
 import threading
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
+from aegis_agent.adapters.children import frames
 
 _WASTE: Final = 64 << 10
 

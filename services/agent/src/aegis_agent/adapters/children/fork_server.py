@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from aegis_agent.adapters.workers.setup import WorkerLimits, refuse_in_child
+from aegis_agent.adapters.children.setup import WorkerLimits, refuse_in_child
 from aegis_agent.domain.errors import ToolCrashed
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ _REPLY_BYTES: Final = 4096
 _BOOT: Final = (
     "import json, socket, sys; control = socket.socket(fileno=int(sys.argv[1])); "
     "start = json.loads(control.recv(1 << 20)); sys.path[:] = start['path']; "
-    "from aegis_agent.adapters.workers.zygote import main; main(control, start['preload'])"
+    "from aegis_agent.adapters.children.zygote import main; main(control, start['preload'])"
 )
 _log: Final = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.channel import Channel
-from aegis_agent.adapters.workers.child_context import ChildContext, ItemTooLarge
-from aegis_agent.adapters.workers.faults import fault_of
-from aegis_agent.adapters.workers.limits import Meter
-from aegis_agent.adapters.workers.sandbox import Confinement, confine
-from aegis_agent.adapters.workers.setup import HUNG_UP, MAIN_ALIAS, WorkerSetup, mark_child
+from aegis_agent.adapters.children import frames
+from aegis_agent.adapters.children.channel import Channel
+from aegis_agent.adapters.children.child_context import ChildContext, ItemTooLarge
+from aegis_agent.adapters.children.faults import fault_of
+from aegis_agent.adapters.children.limits import Meter
+from aegis_agent.adapters.children.sandbox import Confinement, confine
+from aegis_agent.adapters.children.setup import HUNG_UP, MAIN_ALIAS, WorkerSetup, mark_child
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 

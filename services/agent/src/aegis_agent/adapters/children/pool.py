@@ -7,15 +7,15 @@ import logging
 from collections import deque
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.deadlines import Watch
-from aegis_agent.adapters.workers.events import Conversation
-from aegis_agent.adapters.workers.fork_server import ForkServer
-from aegis_agent.adapters.workers.link import ChildEnded, ReplyTooLarge
-from aegis_agent.adapters.workers.outcomes import Orphaned, Outcomes
-from aegis_agent.adapters.workers.setup import WorkerSetup
-from aegis_agent.adapters.workers.starts import AT_ONCE, Backoff, again
-from aegis_agent.adapters.workers.worker import Ending, Worker
+from aegis_agent.adapters.children import frames
+from aegis_agent.adapters.children.deadlines import Watch
+from aegis_agent.adapters.children.events import Conversation
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.children.link import ChildEnded, ReplyTooLarge
+from aegis_agent.adapters.children.outcomes import Orphaned, Outcomes
+from aegis_agent.adapters.children.setup import WorkerSetup
+from aegis_agent.adapters.children.starts import AT_ONCE, Backoff, again
+from aegis_agent.adapters.children.worker import Ending, Worker
 from aegis_agent.domain.call import Call
 from aegis_agent.domain.errors import InvalidToolInput, Violation
 from aegis_common.errors import AegisError

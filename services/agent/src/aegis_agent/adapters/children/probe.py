@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from typing import Final
 
-from aegis_agent.adapters.workers.sandbox import Confinement, confine
+from aegis_agent.adapters.children.sandbox import Confinement, confine
 
 _TIMEOUT_S: Final = 60.0
 
@@ -21,7 +21,7 @@ def probe() -> Confinement:
     Raises:
         OSError: No process can be started here.
     """
-    command = [sys.executable, "-P", "-m", "aegis_agent.adapters.workers.probe"]
+    command = [sys.executable, "-P", "-m", "aegis_agent.adapters.children.probe"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
         return Confinement(**json.loads(done.stdout))

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.events import Conversation
-from aegis_agent.adapters.workers.fork_server import Exit, ForkServer, kill_group
-from aegis_agent.adapters.workers.link import ChildEnded, Link
-from aegis_agent.adapters.workers.setup import WorkerSetup
+from aegis_agent.adapters.children import frames
+from aegis_agent.adapters.children.events import Conversation
+from aegis_agent.adapters.children.fork_server import Exit, ForkServer, kill_group
+from aegis_agent.adapters.children.link import ChildEnded, Link
+from aegis_agent.adapters.children.setup import WorkerSetup
 
 _EXITING: Final = 0x4
 _PROCESS_CLOCK: Final = 2

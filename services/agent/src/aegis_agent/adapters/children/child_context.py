@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.channel import Channel
+from aegis_agent.adapters.children import frames
+from aegis_agent.adapters.children.channel import Channel
 from aegis_agent.context import ArtifactError
 
 CHECKPOINT_BYTES: Final = 1 << 20

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
-from aegis_agent.adapters.workers.limits import Meter
-from aegis_agent.adapters.workers.setup import WorkerLimits
+from aegis_agent.adapters.children.limits import Meter
+from aegis_agent.adapters.children.setup import WorkerLimits
 
 _MESSAGE_LENGTH: Final = 500
 _TRACE_LINES: Final = 20

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
-from aegis_agent.adapters.workers.child_context import CHECKPOINT_BYTES
-from aegis_agent.adapters.workers.link import ChildEnded, ReplyTooLarge
+from aegis_agent.adapters.children import frames
+from aegis_agent.adapters.children.child_context import CHECKPOINT_BYTES
+from aegis_agent.adapters.children.link import ChildEnded, ReplyTooLarge
 from aegis_agent.domain.call import Call, Checkpoint, Chunk, Event, LogLine, Progress
 from aegis_common.errors import AegisError
 

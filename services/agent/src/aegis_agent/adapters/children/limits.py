@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from aegis_agent.adapters.workers.setup import WorkerLimits
+from aegis_agent.adapters.children.setup import WorkerLimits
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _RESERVE: Final = 16 << 20

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from aegis_agent.adapters.workers import frames
+from aegis_agent.adapters.children import frames
 
 _HIGH_WATER: Final = 256 << 10
 _LANDING: Final = 64 << 10

@@ -7,8 +7,8 @@ import logging
 import signal
 from typing import Any, Final
 
-from aegis_agent.adapters.workers.setup import HUNG_UP, WorkerLimits
-from aegis_agent.adapters.workers.worker import Ending
+from aegis_agent.adapters.children.setup import HUNG_UP, WorkerLimits
+from aegis_agent.adapters.children.worker import Ending
 from aegis_agent.domain.errors import (
     InvalidToolInput,
     InvalidToolOutput,

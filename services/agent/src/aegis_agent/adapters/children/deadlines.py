@@ -6,8 +6,8 @@ import asyncio
 import os
 from typing import Final, Self
 
-from aegis_agent.adapters.workers.setup import WorkerLimits
-from aegis_agent.adapters.workers.worker import Worker
+from aegis_agent.adapters.children.setup import WorkerLimits
+from aegis_agent.adapters.children.worker import Worker
 from aegis_agent.domain.call import Call
 
 _LEAST_S: Final = 0.01

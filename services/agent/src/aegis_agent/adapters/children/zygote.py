@@ -105,7 +105,7 @@ class Zygote:
                 self._control.close()
                 os.close(self._wake)
                 os.close(self._woken)
-                from aegis_agent.adapters.workers.child import serve  # noqa: PLC0415  # imported in the fork only
+                from aegis_agent.adapters.children.child import serve  # noqa: PLC0415  # imported in the fork only
 
                 status = serve(socket.socket(fileno=descriptor))
         finally:
