@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aegis_common.errors import AegisError, ErrorKind
+
+_MAX_TOLD: Final = 500
 
 
 class StoreUnavailable(AegisError):
@@ -66,3 +70,17 @@ class AliasConflict(AegisError):
 
     kind = ErrorKind.ABORTED
     reason = "ALIAS_CONFLICT"
+
+
+class InvalidModelBundle(AegisError):
+    """A model bundle, or a folder that should become one, is not as it has to be."""
+
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "INVALID_MODEL_BUNDLE"
+
+    @classmethod
+    def at(cls, file: str, what: str, *, field: str = "") -> InvalidModelBundle:
+        """Build the error for what is wrong in *file* of the bundle, at *field* where the file has fields."""
+        what, field = what[:_MAX_TOLD], field[:_MAX_TOLD]
+        place = f"{file}: {field}" if field else file
+        return cls(f"model bundle: {place}: {what}", violations={place: what}, file=file, field=field)
