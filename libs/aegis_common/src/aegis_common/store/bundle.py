@@ -104,11 +104,12 @@ class Bundle:
                 raise InvalidModelBundle.at(name, "is missing or empty")
         spec = read_spec(files[SPEC_FILE])
         others = {name: data for name, data in files.items() if name not in (SPEC_FILE, MODEL_FILE)}
-        for name in spec.files:
+        named = spec.files
+        for name in named:
             if name not in files:
                 raise InvalidModelBundle.at(name, f"is missing; {SPEC_FILE} names it")
         for name in others:
-            if name not in spec.files:
+            if name not in named:
                 raise InvalidModelBundle.at(name, f"is unexpected; {SPEC_FILE} does not name it")
         bundle = cls(spec, files[SPEC_FILE], files[MODEL_FILE], others)
         _check_labels(bundle)
@@ -122,13 +123,14 @@ class Bundle:
         lines = self.files[self.spec.labels].decode("utf-8-sig").splitlines()
         return tuple(line.strip() for line in lines if line.strip())
 
-    def file(self, name: str) -> bytes:
-        """Return a file that the spec names."""
-        return self.files[name]
+    @property
+    def content(self) -> dict[str, bytes]:
+        """All files by name, `model.yaml` and the model among them."""
+        return {SPEC_FILE: self.spec_bytes, MODEL_FILE: self.model, **self.files}
 
     def packed(self) -> bytes:
         """Return it as a zip file; the same content always gives the same bytes."""
-        content = {SPEC_FILE: self.spec_bytes, MODEL_FILE: self.model, **self.files}
+        content = self.content
         _check_sizes({name: len(data) for name, data in content.items()}, MAX_BUNDLE_BYTES)
         target = io.BytesIO()
         with zipfile.ZipFile(target, "w") as archive:
@@ -154,7 +156,7 @@ def unpack(data: bytes, folder: Path) -> Bundle:
         FileExistsError: A file that would be written is there.
     """
     bundle = Bundle.read(data)
-    content = {SPEC_FILE: bundle.spec_bytes, MODEL_FILE: bundle.model, **bundle.files}
+    content = bundle.content
     folder = folder.resolve()
     for name in content:
         if (folder / name).exists() or not (folder / name).resolve().is_relative_to(folder):
@@ -178,7 +180,7 @@ def _unzipped(data: bytes, max_bytes: int) -> dict[str, bytes]:
         zipfile.BadZipFile,
         zlib.error,
         EOFError,
-        NotImplementedError,
+        NotImplementedError,  # zipfile's word for an entry that asks for a newer or patented form
         ValueError,
         OSError,
         struct.error,
@@ -234,9 +236,8 @@ def _check_size(name: str, size: int, limit: int) -> None:
 
 def _content(archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> bytes:
     with archive.open(item) as file:
-        data = file.read(
-            item.file_size + 1
-        )  # never more than was allowed, whatever the packed bytes unfold to
+        # Never more than was allowed, whatever the packed bytes unfold to.
+        data = file.read(item.file_size + 1)
     if len(data) != item.file_size:
         raise InvalidModelBundle.at(
             item.filename, f"has {len(data)} bytes, not the {item.file_size} it states"

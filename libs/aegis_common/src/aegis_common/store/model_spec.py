@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -160,12 +162,9 @@ class TabularInput(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        names = [feature.name for feature in self.features]
-        double = (
-            sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        )
+        double = [name for name, count in Counter(item.name for item in self.features).items() if count > 1]
         if double:
-            raise ValueError(f"features has {double[0]!r} twice")
+            raise ValueError(f"features has {min(double)!r} twice")
         return self
 
 
@@ -177,9 +176,9 @@ class Preprocessing(_Part):
     tabular: TabularInput | None = None
 
     @property
-    def kind(self) -> str:
-        """`image`, `text`, `tabular`, or empty."""
-        return next((name for name in ("image", "text", "tabular") if getattr(self, name) is not None), "")
+    def given(self) -> tuple[str, ...]:
+        """Which parts are there: of `image`, `text` and `tabular`."""
+        return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
 
 class Postprocessing(_Part):
@@ -243,21 +242,18 @@ class ModelSpec(_Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        kind = self.preprocessing.kind
-        given = [
-            name for name in ("image", "text", "tabular") if getattr(self.preprocessing, name) is not None
-        ]
-        wanted = _WANTED[self.task]
-        if len(given) > 1 or (kind or None) not in wanted:
-            names = " or ".join(f"preprocessing.{name}" for name in wanted if name) or "no preprocessing"
+        given, wanted = self.preprocessing.given, _WANTED[self.task]
+        if len(given) != min(len(wanted), 1) or not set(given) <= set(wanted):
+            names = " or ".join(f"preprocessing.{name}" for name in wanted) or "no preprocessing"
             raise ValueError(f"the task {self.task} needs {names}, and nothing else there")
-        if (kind == "text") != (self.tokenizer is not None):
+        of_text = given == ("text",)
+        if of_text != (self.tokenizer is not None):
             raise ValueError("a model of texts needs a tokenizer, and no other has one")
         if self.task in ("image-classification", "text-classification") and not self.labels:
             raise ValueError(f"the task {self.task} needs labels")
         if self.task == "embedding" and self.labels:
             raise ValueError("the task embedding has no labels")
-        if self.postprocessing.pooling != "none" and not (self.task == "embedding" and kind == "text"):
+        if self.postprocessing.pooling != "none" and not (self.task == "embedding" and of_text):
             raise ValueError("postprocessing.pooling is for embeddings of texts")
         return self
 
@@ -270,13 +266,14 @@ class ModelSpec(_Part):
         return tuple(sorted(found))
 
 
-_WANTED: Final[dict[str, tuple[str | None, ...]]] = {
+_WANTED: Final[dict[str, tuple[str, ...]]] = {
     "image-classification": ("image",),
     "text-classification": ("text",),
     "embedding": ("text", "image"),
     "tabular": ("tabular",),
-    "raw": (None,),
+    "raw": (),
 }
+"""Which preprocessing each task takes, one of them; none where there is none."""
 
 
 def read_spec(data: bytes) -> ModelSpec:
@@ -330,11 +327,14 @@ def _check_files(spec: ModelSpec) -> None:
                 if not _FILE_NAME.fullmatch(name):
                     what = f"{name[:100]!r} is no name of a file of the bundle"
                     raise InvalidModelBundle.at(SPEC_FILE, what, field=f"examples[{index}].{field}")
-    folded = [name.casefold() for name in spec.files]
-    for name, fold in zip(spec.files, folded, strict=True):
-        if fold in (SPEC_FILE, MODEL_FILE) or folded.count(fold) > 1:
+    names = spec.files
+    counts = Counter(name.casefold() for name in names)
+    folders = {str(folder) for fold in counts for folder in PurePosixPath(fold).parents}
+    for name in names:
+        fold = name.casefold()
+        if fold in (SPEC_FILE, MODEL_FILE) or counts[fold] > 1:
             raise InvalidModelBundle.at(SPEC_FILE, f"{name!r} names a file that stands for something else")
-        if any(other.startswith(f"{fold}/") for other in folded):
+        if fold in folders:
             raise InvalidModelBundle.at(SPEC_FILE, f"{name!r} is named as a file and as a folder")
 
 
@@ -378,21 +378,16 @@ def _path(steps: list[Any]) -> str:
 
 
 def _fields_at(steps: list[Any]) -> set[str]:
+    """Return the names of the fields where *steps* lead."""
     model: type[BaseModel] = ModelSpec
     for step in steps:
-        if isinstance(step, int):
-            continue
-        model = _PARTS.get((model, str(step)), model)
+        if step in model.model_fields:
+            model = _part_of(model.model_fields[step].annotation) or model
     return set(model.model_fields)
 
 
-_PARTS: Final[dict[tuple[type[BaseModel], str], type[BaseModel]]] = {
-    (ModelSpec, "preprocessing"): Preprocessing,
-    (ModelSpec, "postprocessing"): Postprocessing,
-    (ModelSpec, "examples"): Example,
-    (Preprocessing, "image"): ImageInput,
-    (Preprocessing, "text"): TextInput,
-    (Preprocessing, "tabular"): TabularInput,
-    (TextInput, "inputs"): TextTensors,
-    (TabularInput, "features"): Feature,
-}
+def _part_of(kind: Any) -> type[BaseModel] | None:
+    """Return the part that a field's type is, or holds."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next(filter(None, map(_part_of, get_args(kind))), None)
