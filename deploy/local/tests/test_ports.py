@@ -36,6 +36,13 @@ def test_base_0_gives_distinct_free_ports() -> None:
     assert len(set(ports.values())) == len(names(3))
 
 
+def test_more_agents_move_no_other_port() -> None:
+    one, three = names(2), names(2, 3)
+
+    assert one == three[: len(one)]
+    assert 6 == len(three) - len(one)
+
+
 def test_a_taken_port_is_named_with_its_holder(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
 

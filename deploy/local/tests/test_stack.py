@@ -127,6 +127,36 @@ def test_a_killed_service_is_restarted_and_answers_again(stack: Path) -> None:
     assert "again" in aegis(stack, "--profile-file", profiles, "tools", "run", "echo", "--arg", "text=again")
 
 
+def test_two_agents_serve_behind_the_gateway_and_a_killed_one_comes_back(tmp_path: Path) -> None:
+    printed = aegis(tmp_path, "up", "--detach", "--port-base", "0", "--nodes", "0", "--agents", "2")
+    try:
+        names = [entry["name"] for entry in status(tmp_path)["processes"]]
+        victim = next(entry for entry in status(tmp_path)["processes"] if entry["name"] == "agent-2")
+        os.kill(victim["pid"], signal.SIGKILL)
+        profiles = str(tmp_path / "state" / "profiles.toml")
+        run = ("--profile-file", profiles, "tools", "run", "echo", "--arg", "text=meanwhile")
+        said = [aegis(tmp_path, *run) for _ in range(3)]
+
+        def back() -> bool:
+            record = json.loads(aegis(tmp_path, "status", "-o", "json", check=False))
+            again = next(entry for entry in record["processes"] if entry["name"] == "agent-2")
+            return bool(record["healthy"] and again["restarts"] == 1)
+
+        eventually(back)
+        lines = aegis(tmp_path, "logs", "agent-2", "-n", "100000")
+    finally:
+        stopped = aegis(tmp_path, "down")
+
+    assert "2 agents" in printed
+    assert {"agent", "agent-2"} <= set(names)
+    assert all("meanwhile" in text for text in said)
+    assert 2 == lines.count('"event": "serving"')
+    assert "stopped" in stopped
+    assert marked(str(tmp_path / "state")) == set()
+    for folder in ("agent", "agent-2"):
+        assert list((tmp_path / "state" / "audit" / folder).glob(f"agent-{folder}-*.jsonl"))
+
+
 def test_nothing_outlives_a_killed_aegis_up(tmp_path: Path) -> None:
     aegis(tmp_path, "up", "--detach", "--port-base", "0", "--nodes", "0")
     state = tmp_path / "state"

@@ -17,8 +17,9 @@ def banner(layout: Layout) -> str:
     echo = '{"tool": "tools/echo", "payload": [{"text": "hello"}]}'
     gateway = server_dns("gateway", NAMESPACE)
     nodes = f"{layout.nodes} training nodes" if layout.nodes else "no training nodes"
+    parts = f"{layout.agents} agents, {nodes}" if layout.agents > 1 else nodes
     return f"""
-AEGIS is up ({nodes}). For development only: this CA and this token issuer belong to this machine.
+AEGIS is up ({parts}). For development only: this CA and this token issuer belong to this machine.
 
   People    {people}            TLS and a bearer token
   Machines  https://{machines}            TLS and a client certificate

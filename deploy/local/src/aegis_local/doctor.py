@@ -59,13 +59,13 @@ class Finding:
     fix: str = ""
 
 
-def examine(state: StateDir, *, port_base: int, nodes: int) -> Iterator[Finding]:
+def examine(state: StateDir, *, port_base: int, nodes: int, agents: int = 1) -> Iterator[Finding]:
     """Yield the findings, the quick ones first."""
     checks: list[Callable[[], Finding]] = [
         _platform,
         _programs,
         _redis,
-        lambda: _ports(state, port_base, nodes),
+        lambda: _ports(state, port_base, nodes, agents),
         lambda: _watches(state, nodes),
         _isolation,
         lambda: _disk(state.root),
@@ -116,11 +116,11 @@ def _redis() -> Finding:
     return Finding("redis", Level.OK, detail)
 
 
-def _ports(state: StateDir, port_base: int, nodes: int) -> Finding:
+def _ports(state: StateDir, port_base: int, nodes: int, agents: int) -> Finding:
     if holder := state.holder():
         return Finding("ports", Level.OK, f"held by the running stack (pid {holder})")
     try:
-        ports = allot(port_base, nodes)
+        ports = allot(port_base, nodes, agents)
     except AegisError as error:
         return Finding("ports", Level.FAULT, error.message, "give another --port-base, or stop that process")
     return Finding("ports", Level.OK, f"{min(ports.values())} to {max(ports.values())} are free")

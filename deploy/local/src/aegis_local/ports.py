@@ -31,20 +31,21 @@ FIXED: Final = (
 """Order of the ports above the base."""
 
 
-def names(nodes: int) -> list[str]:
-    """Return the names of all ports of a stack with so many nodes."""
+def names(nodes: int, agents: int = 1) -> list[str]:
+    """Return the names of all ports of a stack with so many nodes and agents."""
     sites = [f"{part}_{number}" for number in range(1, nodes + 1) for part in ("site", "supernode")]
-    return [*FIXED, *sites]
+    others = [f"agent_{number}{part}" for number in range(2, agents + 1) for part in ("", "_ops", "_http")]
+    return [*FIXED, *sites, *others]
 
 
-def allot(base: int, nodes: int) -> dict[str, int]:
+def allot(base: int, nodes: int, agents: int = 1) -> dict[str, int]:
     """Return name to port: *base* and up, or free ports when *base* is 0.
 
     Raises:
         PortTaken: Names the first port that another process holds, and that process where /proc tells.
         ConfigurationError: The range does not lie within 1024 to 65535.
     """
-    wanted = names(nodes)
+    wanted = names(nodes, agents)
     if base == 0:
         return _free(wanted)
     if base < 1024 or base + len(wanted) - 1 > 65535:

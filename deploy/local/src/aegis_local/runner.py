@@ -38,12 +38,14 @@ class Options:
         state_dir: Folder of everything it keeps.
         port_base: First port; 0 picks free ones.
         nodes: Training nodes, 0 or more.
+        agents: Replicas of the agent, from 1.
         echo: Gets the children's output, or None.
     """
 
     state_dir: Path = DEFAULT_DIR
     port_base: int = DEFAULT_BASE
     nodes: int = 0
+    agents: int = 1
     echo: Echo | None = None
 
 
@@ -81,11 +83,11 @@ async def running_stack(
     with state.held():
         watches.check(options.nodes)
         state.prepare()
-        ports = allot(options.port_base, options.nodes)
+        ports = allot(options.port_base, options.nodes, options.agents)
         credentials = Credentials(state, nodes=options.nodes)
         credentials.create()
         issuer = DevIssuer.create(state.issuer)
-        layout = Layout(state, credentials, ports, options.nodes, redis_server)
+        layout = Layout(state, credentials, ports, options.nodes, redis_server, options.agents)
         board = _StatusBoard(layout, progress)
         supervisor = Supervisor(
             stack_units(layout),
@@ -137,6 +139,7 @@ class _StatusBoard:
                 "started": self._started.isoformat(timespec="seconds"),
                 "ports": dict(layout.ports),
                 "nodes": layout.nodes,
+                "agents": layout.agents,
                 "processes": processes,
             }
         )

@@ -32,7 +32,7 @@ class Settings(ServiceSettings):
     carbon: str
     """`host:port` of the carbon service."""
     agent: str
-    """`host:port` of the agent that serves the models."""
+    """`host:port` of the agent that serves the models, or a gRPC target of several (`ipv4:A:1,B:1`)."""
     model_store: str
     """URL of the model store: `file:///folder` or `s3://bucket/prefix`."""
     model_store_endpoint: str = ""

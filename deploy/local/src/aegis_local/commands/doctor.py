@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from aegis_local.commands.options import StateDirOption
+from aegis_local.commands.options import AgentsOption, StateDirOption
 from aegis_local.ports import DEFAULT_BASE
 from aegis_local.state import DEFAULT_DIR, StateDir
 
@@ -17,6 +17,7 @@ _WIDTH: Final = 28
 @app.command()
 def doctor(
     port_base: Annotated[int, typer.Option(help="First port, as for `aegis up`.")] = DEFAULT_BASE,
+    agents: AgentsOption = 1,
     state_dir: StateDirOption = DEFAULT_DIR,
 ) -> None:
     """Check platform, programs, ports, disk and imports; exit status 1 when the stack cannot start."""
@@ -24,7 +25,8 @@ def doctor(
     from aegis_local.system import default_nodes
 
     faults = 0
-    for finding in examine(StateDir.at(state_dir), port_base=port_base, nodes=default_nodes()[0]):
+    findings = examine(StateDir.at(state_dir), port_base=port_base, nodes=default_nodes()[0], agents=agents)
+    for finding in findings:
         faults += finding.level is Level.FAULT
         typer.echo(f"{finding.level:<8} {finding.what:<{_WIDTH}} {finding.detail}")
         if finding.fix:

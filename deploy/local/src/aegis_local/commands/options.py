@@ -16,3 +16,10 @@ StateDirOption = Annotated[
         show_default=True,
     ),
 ]
+
+AgentsOption = Annotated[
+    int,
+    typer.Option(
+        "--agents", min=1, max=8, help="Replicas of the agent behind the gateway.", show_default=True
+    ),
+]

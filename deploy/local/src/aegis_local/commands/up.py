@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from aegis_local.commands.options import StateDirOption
+from aegis_local.commands.options import AgentsOption, StateDirOption
 from aegis_local.environment import scripts
 from aegis_local.errors import NotRunning
 from aegis_local.ports import DEFAULT_BASE
@@ -39,6 +39,7 @@ def up(
         int | None,
         typer.Option(min=0, max=32, help="Training nodes. Default: 3 where torch is installed, else 0."),
     ] = None,
+    agents: AgentsOption = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log to files only.")] = False,
     state_dir: StateDirOption = DEFAULT_DIR,
@@ -50,10 +51,11 @@ def up(
         nodes, why = default_nodes()
         if why:
             typer.echo(why, err=True)
+    echo = None if quiet else _echo
+    options = Options(state_dir=state_dir, port_base=port_base, nodes=nodes, agents=agents, echo=echo)
     if detach:
-        _detach(StateDir.at(state_dir), port_base, nodes)
+        _detach(options)
         return
-    options = Options(state_dir=state_dir, port_base=port_base, nodes=nodes, echo=None if quiet else _echo)
     asyncio.run(_run(options))
 
 
@@ -85,16 +87,18 @@ async def _serve(options: Options, stop: asyncio.Event, ready: asyncio.Event) ->
         typer.echo("stopping")
 
 
-def _detach(state: StateDir, port_base: int, nodes: int) -> None:
+def _detach(options: Options) -> None:
     """Run `aegis up` in the background and return when it is ready.
 
     Raises:
         StartFailed: It is not ready in time.
     """
+    state = StateDir.at(options.state_dir)
     state.prepare_logs()
     log = state.logs / "up.log"
     argv = [str(scripts() / "aegis"), "up", "--quiet", "--state-dir", str(state.root)]
-    argv += ["--port-base", str(port_base), "--nodes", str(nodes)]
+    argv += ["--port-base", str(options.port_base), "--nodes", str(options.nodes)]
+    argv += ["--agents", str(options.agents)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

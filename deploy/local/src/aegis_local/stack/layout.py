@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from aegis_common.pki import server_dns
 from aegis_local.credentials import NAMESPACE, Credentials, Pair
@@ -14,6 +15,9 @@ from aegis_local.ports import HOST
 from aegis_local.state import StateDir
 from aegis_local.supervisor.probes import grpc_health
 from aegis_local.supervisor.spec import Probe
+
+_OWN: Final = ("LISTEN", "OPS_LISTEN", "HTTP_LISTEN", "ADVERTISE", "INSTANCE", "AUDIT_DIR")
+"""Settings in which the replicas of a service differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Layout:
         ports: Name of a listener to its port on loopback.
         nodes: Number of SuperNodes; 0 means that nothing of Flower runs at the sites.
         redis_server: Path of the redis-server program.
+        agents: Number of agents, from 1.
     """
 
     state: StateDir
@@ -33,10 +38,20 @@ class Layout:
     ports: Mapping[str, int]
     nodes: int
     redis_server: Path
+    agents: int = 1
 
     def address(self, name: str) -> str:
         """Return `host:port` of a listener."""
         return f"{HOST}:{self.ports[name]}"
+
+    @property
+    def replicas(self) -> list[str]:
+        """Names of the agents' processes: `agent`, `agent-2` and so on."""
+        return ["agent", *(f"agent-{number}" for number in range(2, self.agents + 1))]
+
+    def of_agents(self, listener: str = "") -> list[str]:
+        """Return `host:port` of a listener (`_http`; empty is gRPC's) of every agent."""
+        return [self.address(_port(name) + listener) for name in self.replicas]
 
     def socket(self, name: str) -> Path:
         return self.state.sockets / f"{name}.sock"
@@ -80,36 +95,46 @@ class Layout:
     def pair(self, account: str) -> Pair:
         return self.credentials.pair(account)
 
-    def service_environment(self, account: str) -> dict[str, str]:
-        """Return the settings that every service has; the user's own variables under its prefix win."""
-        name = account.replace("-", "_")
-        prefix = f"AEGIS_{name.upper()}_"
-        audit = self.state.audit / account
+    def service_environment(self, account: str, name: str, more: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings of a process of a service; the user's own variables under its prefix win.
+
+        Args:
+            account: The service.
+            name: The process; several may share an account. What tells the second and further ones from the
+                first is no variable's to change.
+            more: Settings that not every service has, without the prefix.
+        """
+        prefix = f"AEGIS_{_port(account).upper()}_"
         settings = {
-            "LISTEN": self.address(name),
-            "OPS_LISTEN": self.address(f"{name}_ops"),
+            "LISTEN": self.address(_port(name)),
+            "OPS_LISTEN": self.address(f"{_port(name)}_ops"),
             **{f"TLS__{key.upper()}": value for key, value in self.tls(account).items()},
             "TOKEN__ISSUER": ISSUER,
             "TOKEN__AUDIENCE": AUDIENCE,
             "TOKEN__JWKS": str(self.jwks),
             "IDENTITIES": str(self.state.identities),
-            "AUDIT_DIR": str(audit),
+            "AUDIT_DIR": str(self.state.audit / name),
             "AUDIT_KEY": str(self.credentials.signing_key("audit")),
             "AUDIT_SHIP_DIR": str(self.state.audit / "shipped"),
+            **more,
         }
-        return {
-            **base_environment(),
-            **{prefix + key: value for key, value in settings.items()},
-            **overrides(prefix),
-        }
+        named = {prefix + key: value for key, value in settings.items()}
+        own = {prefix + key for key in _OWN} if name != account else set()
+        theirs = {key: value for key, value in overrides(prefix).items() if key not in own}
+        return {**base_environment(), **named, **theirs}
 
-    def health(self, account: str) -> Probe:
-        """Return a service's readiness: SERVING over mTLS, from a server with the account's own name."""
+    def health(self, account: str, name: str) -> Probe:
+        """Return a process's readiness: SERVING over mTLS, from a server with the account's own name."""
         debugger = self.pair("debugger")
         return grpc_health(
-            self.address(account.replace("-", "_")),
+            self.address(_port(name)),
             server_name=server_dns(account, NAMESPACE),
             cert=debugger.cert,
             key=debugger.key,
             bundle=self.credentials.bundle,
         )
+
+
+def _port(name: str) -> str:
+    """Return the name of the port on which a process serves gRPC."""
+    return name.replace("-", "_")

@@ -15,25 +15,33 @@ def coordinator_data(layout: Layout) -> Path:
 
 
 def carbon_unit(layout: Layout) -> ProcessSpec:
-    settings = {"AEGIS_CARBON_CACHE_REDIS_URL": layout.redis_url(CACHE)}
+    settings = {"CACHE_REDIS_URL": layout.redis_url(CACHE)}
     return _service(layout, "carbon", settings, depends_on=[CACHE])
 
 
-def agent_unit(layout: Layout) -> ProcessSpec:
+def agent_units(layout: Layout) -> list[ProcessSpec]:
+    """Return the agents: replicas of one service, which share Redis, stores and certificate."""
+    listeners = zip(layout.replicas, layout.of_agents(), layout.of_agents("_http"), strict=True)
+    return [_agent(layout, name, grpc, http) for name, grpc, http in listeners]
+
+
+def _agent(layout: Layout, name: str, grpc: str, http: str) -> ProcessSpec:
     settings = {
-        "AEGIS_AGENT_HTTP_LISTEN": layout.address("agent_http"),
-        "AEGIS_AGENT_PUBLIC_URL": layout.public_url,
-        "AEGIS_AGENT_MODEL_STORE_URL": layout.store_url,
-        "AEGIS_AGENT_REDIS_URL": layout.redis_url(JOBS),
-        "AEGIS_AGENT_CARBON": layout.address("carbon"),
-        "AEGIS_AGENT_WORKER_POLICY": str(layout.state.worker_policy),
-        "AEGIS_AGENT_MODEL_TRUSTED_KEYS": json.dumps([str(layout.credentials.trusted_keys("model-signing"))]),
+        "HTTP_LISTEN": http,
+        "PUBLIC_URL": layout.public_url,
+        "MODEL_STORE_URL": layout.store_url,
+        "REDIS_URL": layout.redis_url(JOBS),
+        "CARBON": layout.address("carbon"),
+        "WORKER_POLICY": str(layout.state.worker_policy),
+        "MODEL_TRUSTED_KEYS": json.dumps([str(layout.credentials.trusted_keys("model-signing"))]),
+        "INSTANCE": name,
     }
-    return _service(layout, "agent", settings, depends_on=["carbon", JOBS])
+    if layout.agents > 1:
+        settings["ADVERTISE"] = grpc
+    return _service(layout, "agent", settings, depends_on=["carbon", JOBS], name=name)
 
 
 def coordinator_unit(layout: Layout) -> ProcessSpec:
-    prefix = "AEGIS_FL_COORDINATOR_"
     serverapp = {f"SERVERAPP_TLS__{key.upper()}": value for key, value in layout.tls("fl-serverapp").items()}
     settings = {
         "DATA_DIR": str(coordinator_data(layout)),
@@ -42,22 +50,24 @@ def coordinator_unit(layout: Layout) -> ProcessSpec:
         **serverapp,
         "ADVERTISE": layout.address("fl_coordinator"),
         "CARBON": layout.address("carbon"),
-        "AGENT": layout.address("agent"),
+        "AGENT": "ipv4:" + ",".join(layout.of_agents()),
         "MODEL_STORE": layout.store_url,
         "SIGNING_KEY": str(layout.credentials.signing_key("model-signing")),
     }
-    named = {prefix + name: value for name, value in settings.items()}
-    return _service(layout, "fl-coordinator", named, depends_on=["carbon", "agent", "superlink"])
+    needed = ["carbon", *layout.replicas, "superlink"]
+    return _service(layout, "fl-coordinator", settings, depends_on=needed)
 
 
-def _service(layout: Layout, account: str, settings: dict[str, str], *, depends_on: list[str]) -> ProcessSpec:
+def _service(
+    layout: Layout, account: str, settings: dict[str, str], *, depends_on: list[str], name: str = ""
+) -> ProcessSpec:
+    name = name or account
     return ProcessSpec(
-        name=account,
+        name=name,
         argv=[layout.script(f"aegis-{account}")],
-        # The user's own variables win over ours too.
-        env={**settings, **layout.service_environment(account)},
+        env=layout.service_environment(account, name, settings),
         depends_on=depends_on,
-        ready=layout.health(account),
+        ready=layout.health(account, name),
         drain=15,
-        url=layout.address(account.replace("-", "_")),
+        url=layout.address(name.replace("-", "_")),
     )

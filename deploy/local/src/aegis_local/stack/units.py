@@ -8,7 +8,7 @@ from aegis_local.stack.flower import edge_unit, site_units, superlink_unit
 from aegis_local.stack.gateway import gateway_units
 from aegis_local.stack.layout import Layout
 from aegis_local.stack.redis import redis_units
-from aegis_local.stack.services import agent_unit, carbon_unit, coordinator_unit
+from aegis_local.stack.services import agent_units, carbon_unit, coordinator_unit
 from aegis_local.supervisor.spec import ProcessSpec, Unit
 
 
@@ -17,7 +17,7 @@ def stack_units(layout: Layout) -> list[Unit]:
     units: list[Unit] = [
         *redis_units(layout),
         carbon_unit(layout),
-        agent_unit(layout),
+        *agent_units(layout),
         superlink_unit(layout),
         coordinator_unit(layout),
         edge_unit(layout),
