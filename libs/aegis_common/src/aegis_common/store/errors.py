@@ -38,6 +38,13 @@ class RecordUnreadable(AegisError):
     reason = "RECORD_UNREADABLE"
 
 
+class RecordSignatureInvalid(AegisError):
+    """A stored record was not signed by whom it should have been, or for another place."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "RECORD_SIGNATURE_INVALID"
+
+
 class InvalidProvenance(AegisError):
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "INVALID_PROVENANCE"

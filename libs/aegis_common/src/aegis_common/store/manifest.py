@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from aegis_common.canonical import canonical_json
 from aegis_common.signing import Signer, TrustedKeys
+from aegis_common.store.envelope import Envelope
 from aegis_common.store.errors import InvalidProvenance, ModelSignatureInvalid, RecordUnreadable
 from aegis_common.store.records import read_record
 
 SCHEMA_VERSION: Final = 1
-_ENVELOPE_FIELDS: Final = frozenset({"schema_version", "manifest", "key_id", "signature"})
+_FIELD: Final = "manifest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,35 +87,26 @@ class Manifest:
 
 def seal(manifest: Manifest, signer: Signer) -> bytes:
     """Return the envelope: the canonical text of *manifest* and a detached signature over it."""
-    text = manifest.to_canonical()
-    envelope = {
-        "schema_version": SCHEMA_VERSION,
-        "manifest": text,
-        "key_id": signer.key_id,
-        "signature": signer.sign(text.encode()),
-    }
-    return canonical_json(envelope)
+    return Envelope.sign(_FIELD, manifest.to_canonical(), signer).to_bytes()
 
 
-def unseal(envelope: bytes, *, key: str, trusted: TrustedKeys) -> Manifest:
-    """Return the manifest in the *envelope* found at *key*, once its signature is verified.
+def unseal(data: bytes, *, key: str, trusted: TrustedKeys) -> Manifest:
+    """Return the manifest in the envelope *data* found at *key*, once its signature is verified.
 
     Raises:
         ModelSignatureInvalid: No trusted key made the signature, or not over this text.
         RecordUnreadable: The envelope or the manifest is broken, or of an unknown schema version.
     """
-    record = read_record(envelope, key=key, known={SCHEMA_VERSION}, fields=_ENVELOPE_FIELDS)
-    text, key_id, signature = record["manifest"], record["key_id"], record["signature"]
-    if not all(isinstance(value, str) for value in (text, key_id, signature)):
-        raise RecordUnreadable(f"record {key}: a field has a wrong type", key=key)
-    if not trusted.verify(key_id, signature, text.encode()):
+    envelope = Envelope.read(data, field=_FIELD, key=key)
+    key_id = envelope.key_id
+    if not envelope.verify(trusted):
         raise ModelSignatureInvalid(
             f"manifest {key}: the signature by key {key_id} is not valid or the key is not trusted; "
             "add the signer's public key to the trusted keys, or publish the version again",
             key=key,
             key_id=key_id,
         )
-    manifest = Manifest.from_canonical(text, key=key)
+    manifest = Manifest.from_canonical(envelope.text, key=key)
     if manifest.signer_key_id != key_id:
         raise ModelSignatureInvalid(
             f"manifest {key} names the signer {manifest.signer_key_id}, but {key_id} signed it",

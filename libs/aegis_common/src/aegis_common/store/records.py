@@ -19,7 +19,7 @@ def read_record(
     """
     try:
         record = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets within brackets, thousands deep
         raise RecordUnreadable(f"record {key} is not JSON", key=key) from error
     if not isinstance(record, dict):
         raise RecordUnreadable(f"record {key} is not a JSON object", key=key)
