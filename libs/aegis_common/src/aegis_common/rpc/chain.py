@@ -1,15 +1,16 @@
 """The interceptor chain: layers around each call, the same for all four kinds of method.
 
-A layer is an async context manager: what it does before the call stands before its `yield`, what it does
-after it, whatever the outcome, behind. That keeps one piece of code for unary calls and streams alike.
+A layer is a coroutine that awaits what is inside it. That keeps one piece of code for unary calls and streams
+alike, and costs a call less than a context manager for each layer would.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, Final, Protocol, TypeAlias
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -18,13 +19,18 @@ from aegis_common.rpc.access import MethodRule
 from aegis_common.rpc.call import Call, Context, Transport, enter_call
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+T = TypeVar("T")
+
+Inner = Callable[[], Awaitable[T]]
+"""What a layer has inside it: the layers below, and the call itself."""
 
 
 class Layer(Protocol):
     """One concern of the chain, for example identity."""
 
-    def around(self, call: Call, context: Transport) -> AbstractAsyncContextManager[None]:
-        """Wrap one call; an exception raised on the way in refuses it."""
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
+        """Return what *inner* returns; an exception raised before it is awaited refuses the call."""
+        ...
 
 
 RequestCheck = Callable[[Any], None]
@@ -39,42 +45,36 @@ class Chain:
 
     def __init__(self, table: Mapping[str, MethodRule], layers: Sequence[Layer]) -> None:
         self._table = table
-        self._layers = tuple(layers)
+        self._inside_out = tuple(reversed(layers))
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def rule(self, path: str) -> MethodRule:
         """Return the rule of the method *path*, `/package.Service/Method`."""
-        return self._table.get(path, MethodRule(path))
+        return self._table.get(path) or MethodRule(path)
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
-        """Serve *call* within the block: it is the current call, and every layer is around it.
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
+        """Return what *inner* returns: within it *call* is the current call, and every layer is around it.
 
         Raises:
             Exception: What *context* raises when a layer ends the call with a status.
         """
-        async with self._counted(), AsyncExitStack() as stack:
-            enter_call(call)
-            for layer in self._layers:
-                await stack.enter_async_context(layer.around(call, context))
-            yield
-
-    async def idle(self) -> None:
-        """Return when no call is being served; a cancelled one is until it has cleaned up."""
-        await self._idle.wait()
-
-    @asynccontextmanager
-    async def _counted(self) -> AsyncIterator[None]:
+        enter_call(call)
+        for layer in self._inside_out:
+            inner = partial(layer.serve, call, context, inner)
         self._running += 1
         self._idle.clear()
         try:
-            yield
+            return await inner()
         finally:
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call is being served; a cancelled one is until it has cleaned up."""
+        await self._idle.wait()
 
 
 class ChainInterceptor(grpc.aio.ServerInterceptor):
@@ -101,15 +101,17 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, rule: MethodRule, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def run(request: Any, context: Context) -> Any:
-            async with self._chain.around(_begin(rule, context), context):
-                return await inner(self._checked(request), context)
+            def serve() -> Awaitable[Any]:
+                return inner(self._checked(request), context)
+
+            return await self._chain.serve(_begin(rule, context), context, serve)
 
         return run
 
     def _stream(self, rule: MethodRule, inner: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
         # A coroutine that writes, not a generator: a cancelled generator ends late, outside this frame.
         async def run(request: Any, context: Context) -> None:
-            async with self._chain.around(_begin(rule, context), context):
+            async def serve() -> None:
                 outcome = inner(self._checked(request), context)
                 if not hasattr(outcome, "__aiter__"):
                     await outcome  # a handler that calls context.write itself
@@ -117,6 +119,8 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
                 async with aclosing(outcome) as responses:
                     async for response in responses:
                         await context.write(response)
+
+            await self._chain.serve(_begin(rule, context), context, serve)
 
         return run
 

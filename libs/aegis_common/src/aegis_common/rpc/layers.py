@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Container
-from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn
+from collections.abc import Container
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,10 +18,12 @@ from aegis_common.auth.authorize import authorize
 from aegis_common.auth.identify import Identifier
 from aegis_common.errors import AegisError, DeadlineExceeded
 from aegis_common.rpc.call import Call, Transport
+from aegis_common.rpc.chain import Inner
 from aegis_common.rpc.errors import CODES, GRPC_CODES, InternalError, remote_error, to_status
 from aegis_common.rpc.outgoing import TRACEPARENT
 from aegis_common.telemetry import Telemetry
 
+T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
 
 
@@ -33,8 +34,7 @@ class TelemetryLayer:
         self._telemetry = telemetry
         self._known = known
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         parent = call.values(TRACEPARENT)
         span = self._telemetry.start_server_span(
             call.rule.path, traceparent=parent[0] if parent else None, known=call.rule.path in self._known
@@ -42,7 +42,7 @@ class TelemetryLayer:
         call.traceparent = span.traceparent
         try:
             with span.current():
-                yield
+                return await inner()
         finally:
             span.end(call.code.name)
 
@@ -56,15 +56,14 @@ class AuditLayer:
     def __init__(self, audit: AuditLog) -> None:
         self._audit = audit
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         if not call.rule.public:
             try:
                 self._audit.check()
             except AuditUnavailable as error:
                 await _abort(call, context, error)
         try:
-            yield
+            return await inner()
         except asyncio.CancelledError:
             call.code = _cancelled_code(call)
             raise
@@ -114,11 +113,9 @@ def _log_fields(call: Call) -> dict[str, str]:
 class ErrorLayer:
     """Turn an AegisError into its status, and anything unforeseen into an opaque INTERNAL."""
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         try:
-            yield
-            call.code = _code_of(context)  # a handler may set it and return
+            result = await inner()
         except grpc.aio.AbortError:
             call.code = _code_of(context)
             raise
@@ -132,6 +129,9 @@ class ErrorLayer:
             trace.get_current_span().record_exception(error)
             _log.exception("unhandled error in %s", call.rule.path)
             await _abort(call, context, InternalError("internal error; the service's log has the details"))
+        else:
+            call.code = _code_of(context)  # a handler may set it and return
+            return result
 
 
 def _code_of(context: Transport) -> grpc.StatusCode:
@@ -152,12 +152,11 @@ async def _abort(call: Call, context: Transport, error: AegisError) -> NoReturn:
 class DeadlineLayer:
     """Stop the work when its time is over, whether the caller or the method's cap set it."""
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         scope = asyncio.timeout(call.time_remaining())
         try:
             async with scope:
-                yield
+                return await inner()
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -170,18 +169,16 @@ class IdentityLayer:
     def __init__(self, identifier: Identifier) -> None:
         self._identifier = identifier
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         call.principal = await self._identifier.identify(
             call.peer_spiffe_id, call.metadata, on_behalf_of=call.rule.on_behalf_of
         )
-        yield
+        return await inner()
 
 
 class AuthorizationLayer:
     """Let in whom the method's rule admits; nobody else."""
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Transport) -> AsyncIterator[None]:
+    async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         authorize(call.rule, call.principal, peer_spiffe_id=call.peer_spiffe_id)
-        yield
+        return await inner()

@@ -127,9 +127,7 @@ class HttpApp:
         call.notes.update(operation.notes)
         transport = HttpTransport()
         scope[CALL], scope[TRANSPORT] = call, transport
-        async with self._chain.around(call, transport):
-            await exchange.request.body()
-            await exchange.serve()
+        await self._chain.serve(call, transport, exchange.serve)
 
     async def _refuse(self, status: status_pb2.Status, route: Route, exchange: _Exchange) -> None:
         if exchange.gone:
@@ -176,7 +174,8 @@ class _Exchange:
             raise DeadlineExceeded("the body did not arrive in time") from error
 
     async def serve(self) -> None:
-        """Run the handler and send what it returns; both are cancelled when the client goes away."""
+        """Read the body, run the handler and send what it returns; cancelled when the client goes away."""
+        await self.request.body()
         watch = asyncio.get_running_loop().create_task(self._watch(asyncio.current_task()))
         try:
             answer: ASGIApp = await self._route.handler(self.request)
