@@ -21,6 +21,7 @@ from aegis.agent.v1 import agent_service_pb2 as agent
 from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
 from aegis.agent.v1 import model_service_pb2 as model
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
+from aegis.agent.v1 import replica_pb2 as replica
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
 from aegis.fl.v1 import node_service_pb2 as node
@@ -209,6 +210,7 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
 class Models(model_grpc.ModelServiceServicer):
     def __init__(self) -> None:
         self.production = "v2"
+        self.replicas = list[replica.ReplicaStatus]()
 
     def _model(self, name: str) -> model.Model:
         return model.Model(name=name, aliases={"production": self.production}, tool="tools/digits")
@@ -237,7 +239,7 @@ class Models(model_grpc.ModelServiceServicer):
 
     async def SetAlias(self, request: Any, context: Any) -> model.SetAliasResponse:
         self.production = request.version
-        return model.SetAliasResponse(model=self._model(request.model))
+        return model.SetAliasResponse(model=self._model(request.model), replicas=self.replicas)
 
 
 class Nodes(node_grpc.NodeServiceServicer):

@@ -12,6 +12,7 @@ import grpc
 import pytest
 import typer
 
+from aegis.agent.v1 import replica_pb2 as replica
 from aegis.fl.v1 import training_service_pb2 as fl
 from aegis_client.cli import lazy
 from aegis_client.cli.app import AegisGroup, run
@@ -179,6 +180,21 @@ def test_runs_nodes_and_models_are_managed(aegis: Aegis, tmp_path: Path, deploym
     assert [item["name"] for item in json.loads(aegis.out)][1] == "models/digits/versions/v1"
     assert aegis("models", "promote", "digits", "v1") == 0
     assert deployment.models.production == "v1"
+
+
+def test_a_promotion_says_where_it_is_live_and_where_it_is_not(aegis: Aegis, deployment: Deployment) -> None:
+    here, there = (replica.ReplicaStatus(replica=f"agent-{name}") for name in "12")
+    here.state = there.state = replica.ReplicaStatus.STATE_LIVE
+    deployment.models.replicas = [here, there]
+    assert aegis("models", "promote", "digits", "v1") == 0
+    assert (aegis.out.splitlines()[-1], aegis.err) == ("live on all 2 agents", "")
+
+    there.state, there.message = replica.ReplicaStatus.STATE_LAGGING, "it has not taken the change over yet"
+    assert aegis("models", "promote", "digits", "v2") == 0
+    assert aegis.err == "agent-2: LAGGING: it has not taken the change over yet\n"
+    assert "live on" not in aegis.out
+    assert aegis("models", "promote", "digits", "v2", "-o", "json") == 0
+    assert [item["state"] for item in json.loads(aegis.out)["replicas"]] == ["LIVE", "LAGGING"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ PUBLIC = [
     "PermissionDenied",
     "Profile",
     "ProfileError",
+    "ReplicaStatus",
     "ResourceExhausted",
     "RetryPolicy",
     "Round",

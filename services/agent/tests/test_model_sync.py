@@ -86,6 +86,7 @@ async def test_a_replica_that_was_never_told_finds_out_when_it_looks_at_everythi
 async def test_marks_go_after_ten_minutes(publisher: Publisher, make_linear: Make) -> None:
     async with agent(publisher) as (_, here):
         await publish(here, publisher, "v1", make_linear(), "production")
+        await here.set_alias("colours", "candidate", "v1", tenant="default", by="tester")
         await here.close()
     marks = await publisher.objects.list(CHANGES)
     for key in marks[:1]:
@@ -96,6 +97,21 @@ async def test_marks_go_after_ten_minutes(publisher: Publisher, make_linear: Mak
 
     assert [change.id for change in told] == marks[1:] == await publisher.objects.list(CHANGES)
     assert {(change.tenant, change.model) for change in told} == {("default", "colours")}
+
+
+async def test_a_mark_that_cannot_be_read_hides_no_other(
+    publisher: Publisher, make_linear: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with agent(publisher) as (_, here):
+        await here.close()
+        newer = b'{"schema_version": 99}'
+        await publisher.objects.put_if_absent(f"{CHANGES}/newer.json", newer)
+        await publish(here, publisher, "v1", make_linear(), "production")
+    library = StoredModels(publisher.objects, publisher.trusted, max_model_bytes=1 << 20)
+    told = [await library.changes() for _ in range(2)]
+
+    assert [[change.model for change in changes] for changes in told] == [["colours"]] * 2
+    assert len([record for record in caplog.records if "cannot be read" in record.message]) == 1
 
 
 async def test_a_version_that_can_never_be_served_is_told_once_and_harms_no_other(

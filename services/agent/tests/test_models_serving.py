@@ -150,7 +150,7 @@ async def test_moving_the_alias_swaps_the_version_in_one_step(
         stop.set()
         await asyncio.gather(*callers)
 
-    assert (before, after, forward.served, back.served) == (["red"], ["green"], "v2", "v1")
+    assert (before, after, forward.value.served, back.value.served) == (["red"], ["green"], "v2", "v1")
     assert set(seen) <= {("v1", "red"), ("v2", "green")}
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aegis_client.nodes import Node
     from aegis_client.parts import Part
     from aegis_client.profiles import Profile, load_profile, write_profiles
+    from aegis_client.replicas import ReplicaStatus
     from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
     from aegis_client.tools import Action, Tool, ToolResult
     from aegis_client.trace import last_trace_id, tracing
@@ -71,6 +72,7 @@ __all__ = [
     "PermissionDenied",
     "Profile",
     "ProfileError",
+    "ReplicaStatus",
     "ResourceExhausted",
     "RetryPolicy",
     "Round",
@@ -109,6 +111,7 @@ _HOMES: Final = {
     "nodes": "Node",
     "parts": "Part",
     "profiles": "Profile load_profile write_profiles",
+    "replicas": "ReplicaStatus",
     "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",

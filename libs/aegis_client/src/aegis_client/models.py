@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from aegis.agent.v1 import model_service_pb2 as pb
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
 from aegis_client.core.values import moment, resource, unstruct
+from aegis_client.replicas import ReplicaStatus, read_replicas
 
 LIST_MODELS: Final = method(pb, "ModelService", "ListModels", pb.ListModelsResponse)
 GET_MODEL: Final = method(pb, "ModelService", "GetModel", pb.GetModelResponse)
@@ -28,12 +29,14 @@ class Model:
         aliases: Alias to version id; `production` is the one that the model's tool serves.
         tool: `tools/{tool}` that serves the model, or empty.
         update_time: When the newest version was made.
+        replicas: After a change: how far each agent is with it; else empty.
     """
 
     name: str
     aliases: dict[str, str]
     tool: str
     update_time: datetime | None
+    replicas: tuple[ReplicaStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class ModelVersion:
         provenance: Training run, data set, metrics, and the limits of the model's domain.
         signer_key_id: Id of the key that signed the manifest.
         aliases: Aliases that point at this version now.
+        replicas: After a change: how far each agent is with it; else empty.
     """
 
     name: str
@@ -56,6 +60,7 @@ class ModelVersion:
     signer_key_id: str
     create_time: datetime | None
     aliases: tuple[str, ...]
+    replicas: tuple[ReplicaStatus, ...] = ()
 
     @property
     def version(self) -> str:
@@ -103,6 +108,8 @@ def _publish(
 ) -> Operation[ModelVersion]:
     """Tell the agent of a version that lies in the model store; doing so again changes nothing.
 
+    It waits up to 5 s for the other agents; the answer's `replicas` say how far they are.
+
     Args:
         model: `digits` or `models/digits`.
         version: Id of the version in the store.
@@ -119,18 +126,30 @@ def _publish(
     request = pb.PublishModelVersionRequest(
         parent=resource("models", model), version=version, sha256=sha256, aliases=aliases
     )
-    return Operation(PUBLISH, request, lambda answer: _read_version(answer.model_version), timeout)
+    return Operation(
+        PUBLISH,
+        request,
+        lambda answer: replace(_read_version(answer.model_version), replicas=read_replicas(answer.replicas)),
+        timeout,
+    )
 
 
 def _set_alias(model: str, alias: str, version: str, *, timeout: float | None = None) -> Operation[Model]:
     """Point an alias at a version, in one step for all callers: promote forward or roll back.
+
+    It waits up to 5 s for the other agents; the answer's `replicas` say how far they are.
 
     Raises:
         NotFound: Reason `UNKNOWN_MODEL` or `UNKNOWN_MODEL_VERSION`.
         Aborted: Reason `ALIAS_CONFLICT`: somebody else moved it at the same moment.
     """
     request = pb.SetAliasRequest(model=resource("models", model), alias=alias, version=version)
-    return Operation(SET_ALIAS, request, lambda answer: _read_model(answer.model), timeout)
+    return Operation(
+        SET_ALIAS,
+        request,
+        lambda answer: replace(_read_model(answer.model), replicas=read_replicas(answer.replicas)),
+        timeout,
+    )
 
 
 def _read_models(answer: pb.ListModelsResponse) -> Page[Model]:

@@ -51,7 +51,8 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         stack.callback(telemetry.shutdown)
         artifacts = await enter(wiring.running_artifacts(settings))
         manager = await enter(wiring.running_tools(settings, artifacts, telemetry))
-        models = await enter(wiring.running_models(manager, settings))
+        replicas = await enter(wiring.replicas_of(settings))
+        models = await enter(wiring.running_models(manager, settings, replicas))
         jobs = await enter(wiring.jobs_of(manager, settings, telemetry))
         if settings.warm_up:
             await enter(_warming_up(manager))
@@ -76,7 +77,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                 name=NAME,
                 add=[
                     (agent_grpc.add_AgentServiceServicer_to_server, agent),
-                    (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models)),
+                    (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models, replicas)),
                     (add_to_server, InferenceServicer(inferences, version=build)),
                     (artifact_grpc.add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts)),
                     (job_grpc.add_JobServiceServicer_to_server, JobServicer(job_door)),
@@ -90,6 +91,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
             )
         )
         stack.callback(workers.begin_drain)
+        await enter(replicas.joined())
         if peers:
             await enter(peers)
         if jobs:  # jobs finish while calls do

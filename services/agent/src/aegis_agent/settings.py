@@ -126,8 +126,8 @@ class AgentSettings(ServiceSettings):
     artifact_sweep: Seconds = Field(default=timedelta(minutes=5), gt=timedelta(0))
     """Pause between two sweeps of what has expired, in seconds."""
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
-    """Redis that keeps jobs: `appendonly yes`, `appendfsync always`, `maxmemory-policy noeviction`. If empty,
-    there are no jobs. Also `REDIS_URL`."""
+    """Redis that keeps jobs: `appendonly yes`, `appendfsync always`, `maxmemory-policy noeviction`. Replicas
+    find each other there. If empty, there are no jobs. Also `REDIS_URL`."""
     job_store_check: Literal["strict", "warn"] = "strict"
     """`warn` takes a Redis that may lose acknowledged jobs, and says so; for tests and development."""
     job_slots: int = Field(default=4, ge=0, le=1000)

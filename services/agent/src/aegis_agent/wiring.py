@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -27,9 +28,11 @@ from aegis_agent.adapters.remote.fleet import Fleet
 from aegis_agent.adapters.remote.peers import Peers
 from aegis_agent.adapters.remote.policy import WorkerPolicy
 from aegis_agent.adapters.remote.servicer import WorkerServicer
+from aegis_agent.adapters.replicas.roster import Roster
 from aegis_agent.adapters.tool_files import ToolFolder
 from aegis_agent.domain.artifacts import ArtifactPolicy
 from aegis_agent.domain.models import Models
+from aegis_agent.domain.replicas import Alone, Replicas
 from aegis_agent.manager import AgentManager
 from aegis_agent.settings import AgentSettings
 from aegis_agent.tools.builtin import BUILTIN
@@ -110,7 +113,23 @@ def _register(manager: AgentManager, settings: AgentSettings) -> None:
 
 
 @asynccontextmanager
-async def running_models(manager: AgentManager, settings: AgentSettings) -> AsyncIterator[Models]:
+async def replicas_of(settings: AgentSettings) -> AsyncIterator[Replicas]:
+    """What is known of other agents; this one is on the roster only while the block of `joined` runs."""
+    name, url = settings.instance or platform.node(), settings.redis_url.get_secret_value()
+    if not url:
+        yield Alone(name, settings.advertise)
+        return
+    roster = Roster(connect(url), name=name, address=settings.advertise)
+    try:
+        yield roster
+    finally:
+        await roster.close()
+
+
+@asynccontextmanager
+async def running_models(
+    manager: AgentManager, settings: AgentSettings, replicas: Replicas
+) -> AsyncIterator[Models]:
     """The models of all tenants, which follow the store while the block runs."""
     library = StoredModels(
         ObjectStore.open(settings.model_store_url, options=settings.model_store),
@@ -126,7 +145,9 @@ async def running_models(manager: AgentManager, settings: AgentSettings) -> Asyn
         max_input_bytes=settings.max_message_bytes,
         limits=WorkerLimits(memory_bytes=settings.child_memory_bytes),
     )
-    models = Models(library, OnnxLoader(manager.fork_server, options), manager.registry)
+    loader = OnnxLoader(manager.fork_server, options)
+    models = Models(library, loader, manager.registry, report=replicas.report)
+    replicas.listen(models.look_soon)
     try:
         await models.start()
         yield models

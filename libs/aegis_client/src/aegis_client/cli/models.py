@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, short
+from aegis_client.cli.replica_view import print_replicas
 from aegis_client.cli.state import Format, Output, state_of
 
 app = typer.Typer(
@@ -85,6 +86,7 @@ def promote(
         print_json(found)
     else:
         typer.echo(f"{found.name}: {alias} is now {found.aliases.get(alias, '-')}")
+        print_replicas(found.replicas)
 
 
 def _aliases(aliases: dict[str, str]) -> str:

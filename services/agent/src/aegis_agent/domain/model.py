@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -54,11 +54,23 @@ class ModelChange:
 
     Attributes:
         id: Tells it from every other change.
+        topics: What of the model was changed: `version_topic`, `alias_topic`.
     """
 
     id: str
     tenant: str
     model: str
+    topics: frozenset[str] = frozenset()
+
+
+def version_topic(version: str) -> str:
+    """Return what changes of a version are about."""
+    return f"version {version}"
+
+
+def alias_topic(alias: str) -> str:
+    """Return what moves of an alias are about."""
+    return f"alias {alias}"
 
 
 class ModelLibrary(Protocol):
@@ -78,6 +90,14 @@ class ModelLibrary(Protocol):
 
     async def remember(self, version: ModelVersion, *, by: str) -> None:
         """Record that the version has been published; a second time changes nothing."""
+        ...
+
+    async def announce(self, tenant: str, model: str, topics: Iterable[str]) -> str:
+        """Let every replica know what of a model has been changed; without topics nothing has.
+
+        Returns:
+            Id of the change, or "" if nobody could be told; replicas find out by themselves within a minute.
+        """
         ...
 
     async def names(self) -> list[tuple[str, str]]:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Final, Protocol
 
-from aegis_agent.domain.model import ModelLibrary, ModelVersion
+from aegis_agent.domain.model import ModelChange, ModelLibrary, ModelVersion, alias_topic, version_topic
 from aegis_common.errors import AegisError, ErrorKind
 
+PRODUCTION: Final = "production"
+"""The alias that the model's tool serves."""
 SYNC_EVERY: Final = timedelta(seconds=2)
 """Pause between two looks at what has changed."""
 WHOLE_EVERY: Final = timedelta(minutes=1)
 """Pause between two looks at everything; what a replica was never told of is found then."""
 
+EVERYTHING: Final = "everything"
+"""Topic of what goes wrong with a model as a whole."""
+
 _Name = tuple[str, str]
 """Tenant and model."""
+Report = Callable[[Mapping[str, str]], Awaitable[None]]
+"""Told of changes that have been dealt with: id to why it cannot be taken over, or empty."""
+_Faults = dict[str, AegisError]
+"""Topic to what is wrong with it."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -38,6 +49,10 @@ class Follower(Protocol):
         ...
 
 
+async def tell_nobody(_faults: Mapping[str, str]) -> None:
+    """The report of a replica that is alone."""
+
+
 class ModelSync:
     """Takes over changes, one `turn` after the other.
 
@@ -48,17 +63,24 @@ class ModelSync:
         library: The truth.
         follower: The models of this replica.
         whole_every: Pause between two looks at everything.
+        report: Told of the changes that have been dealt with.
     """
 
     def __init__(
-        self, library: ModelLibrary, follower: Follower, *, whole_every: timedelta = WHOLE_EVERY
+        self,
+        library: ModelLibrary,
+        follower: Follower,
+        *,
+        whole_every: timedelta = WHOLE_EVERY,
+        report: Report = tell_nobody,
     ) -> None:
         self._library = library
         self._follower = follower
         self._whole_every_s = whole_every.total_seconds()
+        self._report = report
         self._whole_at = 0.0
         self._seen: frozenset[str] = frozenset()
-        self._due: set[_Name] = set()
+        self._due: defaultdict[_Name, list[ModelChange]] = defaultdict(list)
         self._told: dict[str, str] = {}
 
     async def turn(self) -> None:
@@ -70,45 +92,51 @@ class ModelSync:
             return
         self._told.pop("the model store", None)
         for name in sorted(self._due):
-            if await self._take_over(*name):
-                self._due.discard(name)
+            faults = await self._take_over(*name)
+            if not any(fault.kind is ErrorKind.UNAVAILABLE for fault in faults.values()):
+                changes = self._due.pop(name)
+                await self._report({change.id: _why(change, faults) for change in changes})
 
     async def _look(self) -> None:
         now = asyncio.get_running_loop().time()
         changes = await self._library.changes()
         if now >= self._whole_at:
-            self._due |= set(await self._library.names())
+            for name in await self._library.names():
+                self._due.setdefault(name, [])
             self._whole_at = now + self._whole_every_s
-        self._due |= {(change.tenant, change.model) for change in changes if change.id not in self._seen}
+        for change in changes:
+            if change.id not in self._seen:
+                self._due[change.tenant, change.model].append(change)
         self._seen = frozenset(change.id for change in changes)
 
-    async def _take_over(self, tenant: str, model: str) -> bool:
-        """Bring one model up to date; return False to try again at the next turn."""
-        name = f"{tenant}/{model}"
+    async def _take_over(self, tenant: str, model: str) -> _Faults:
+        """Bring one model up to date; return what cannot be taken over."""
+        faults: _Faults = {}
         try:
-            versions = await self._library.published(tenant, model)
+            for version in await self._library.published(tenant, model):
+                if not self._follower.knows(tenant, model, version):
+                    await self._take_in(tenant, model, version, faults)
         except AegisError as error:
-            return self._final(name, error)
-        unknown = [item for item in versions if not self._follower.knows(tenant, model, item)]
-        done = [await self._known(tenant, model, item) for item in unknown]
+            faults[EVERYTHING] = error
         try:
             await self._follower.follow_alias(tenant, model)
         except AegisError as error:
-            return self._final(name, error)
-        if all(done):
-            self._told.pop(name, None)
-        return all(done)
+            faults[alias_topic(PRODUCTION)] = error
+        self._tell_all(f"{tenant}/{model}", faults)
+        return faults
 
-    async def _known(self, tenant: str, model: str, version: str) -> bool:
+    async def _take_in(self, tenant: str, model: str, version: str, faults: _Faults) -> None:
         try:
             self._follower.take_in(await self._library.version(tenant, model, version))
         except AegisError as error:
-            return self._final(f"{tenant}/{model}/{version}", error)
-        return True
+            faults[version_topic(version)] = error
 
-    def _final(self, what: str, error: AegisError) -> bool:
-        self._tell(what, error)
-        return error.kind is not ErrorKind.UNAVAILABLE
+    def _tell_all(self, model: str, faults: _Faults) -> None:
+        for topic, error in faults.items():
+            self._tell(f"{model} {topic}", error)
+        if not faults:
+            for what in [what for what in self._told if what.startswith(f"{model} ")]:
+                del self._told[what]
 
     def _tell(self, what: str, error: AegisError) -> None:
         if self._told.get(what) == error.message:
@@ -117,3 +145,8 @@ class ModelSync:
         level = logging.WARNING if error.kind is ErrorKind.UNAVAILABLE else logging.ERROR
         extra = {"what": what, "reason": error.reason, "error": error.message}
         _log.log(level, "models are not up to date", extra=extra)
+
+
+def _why(change: ModelChange, faults: _Faults) -> str:
+    """Return why a change cannot be taken over, or an empty text."""
+    return "; ".join(faults[topic].message for topic in sorted({*change.topics, EVERYTHING} & faults.keys()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable
@@ -11,14 +12,19 @@ from typing import Any, Final, cast
 
 from aegis_agent.domain.errors import UnknownModel, UnknownModelVersion
 from aegis_agent.domain.inference import ModelRunner
-from aegis_agent.domain.model import Model, ModelLibrary, ModelLoader, ModelVersion
+from aegis_agent.domain.model import (
+    Model,
+    ModelLibrary,
+    ModelLoader,
+    ModelVersion,
+    alias_topic,
+    version_topic,
+)
 from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded
-from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync
+from aegis_agent.domain.model_sync import PRODUCTION, SYNC_EVERY, ModelSync, Report, tell_nobody
 from aegis_agent.domain.registry import Registration, Registry
+from aegis_agent.domain.replicas import Changed
 from aegis_agent.domain.tool import Tool
-
-PRODUCTION: Final = "production"
-"""The alias that the model's tool serves."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -28,7 +34,15 @@ _Key = tuple[str, str, str]
 
 
 class Models:
-    """The models of all tenants; a tenant sees its own only."""
+    """The models of all tenants; a tenant sees its own only.
+
+    Args:
+        library: Where versions and aliases are kept.
+        loader: Makes tools of versions.
+        registry: Where the tools answer.
+        sync_every: Pause between two looks at what was changed elsewhere.
+        report: Told of the changes that have been taken over, or cannot be.
+    """
 
     def __init__(
         self,
@@ -37,6 +51,7 @@ class Models:
         registry: Registry,
         *,
         sync_every: timedelta = SYNC_EVERY,
+        report: Report = tell_nobody,
     ) -> None:
         self._library = library
         self._loader = loader
@@ -48,12 +63,17 @@ class Models:
         self._locks: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: set[asyncio.Task[None]] = set()
         self._sync_every_s = sync_every.total_seconds()
+        self._sync = ModelSync(library, self, report=report)
+        self._news = asyncio.Event()
 
     async def start(self) -> None:
         """Serve what is published, and go on following what other replicas publish and where aliases move."""
-        sync = ModelSync(self._library, self)
-        await sync.turn()
-        self._in_background(self._keep_in_step(sync))
+        await self._sync.turn()
+        self._in_background(self._keep_in_step())
+
+    def look_soon(self) -> None:
+        """Look now at what was changed elsewhere, rather than after the pause."""
+        self._news.set()
 
     async def close(self) -> None:
         for task in self._background:
@@ -92,7 +112,7 @@ class Models:
 
     async def publish(
         self, name: str, version: str, *, sha256: str, aliases: Iterable[str], tenant: str, by: str
-    ) -> ModelVersion:
+    ) -> Changed[ModelVersion]:
         """Verify, load and remember a version, then point *aliases* at it.
 
         Raises:
@@ -108,22 +128,26 @@ class Models:
             data = await self._library.data(found, sha256=sha256)
             new = (tenant, name, version) not in self._tools
             tool = await self._tool(found, data)
+            topics = list[str]()
             try:
                 if PRODUCTION in aliases and self._served(tenant, name) != version:
                     await runner_of(tool).load(data)
                 await self._library.remember(found, by=by)
+                topics.append(version_topic(version))
                 self._versions[tenant][name][version] = found
                 new = False
                 for alias in sorted(aliases):
                     await self._library.set_alias(tenant, name, alias, version, by=by)
+                    topics.append(alias_topic(alias))
                     if alias == PRODUCTION:
                         self._serve(tool, tenant)
             finally:
+                change = await self._library.announce(tenant, name, topics)
                 if new:
                     runner_of(self._tools.pop((tenant, name, version))).unload()
-        return found
+        return Changed(found, change)
 
-    async def set_alias(self, name: str, alias: str, version: str, *, tenant: str, by: str) -> Model:
+    async def set_alias(self, name: str, alias: str, version: str, *, tenant: str, by: str) -> Changed[Model]:
         """Point an alias at a version that has been published.
 
         Raises:
@@ -136,9 +160,11 @@ class Models:
             moves = alias == PRODUCTION and self._served(tenant, name) != version
             tool = await self._ready(found) if moves else None
             await self._library.set_alias(tenant, name, alias, version, by=by)
+            topics = version_topic(version), alias_topic(alias)
+            change = await self._library.announce(tenant, name, topics)
             if tool is not None:
                 self._serve(tool, tenant)
-        return await self._model(tenant, name)
+        return Changed(await self._model(tenant, name), change)
 
     async def find(self, name: str, version: str, *, tenant: str) -> Registration:
         """Return what runs a model.
@@ -247,11 +273,14 @@ class Models:
             if known is not None and self._served(tenant, model) != version:
                 self._serve(await self._ready(known), tenant)
 
-    async def _keep_in_step(self, sync: ModelSync) -> None:
+    async def _keep_in_step(self) -> None:
         while True:
-            await asyncio.sleep(self._sync_every_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._sync_every_s):
+                    await self._news.wait()
+            self._news.clear()
             try:
-                await sync.turn()
+                await self._sync.turn()
             except Exception:  # a fault of ours must not end the following for good
                 _log.exception("models could not be brought up to date")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -13,13 +14,14 @@ from aegis_common.clock import Clock, utc_now
 from aegis_common.errors import AegisError
 from aegis_common.signing import TrustedKeys
 from aegis_common.store.aliases import Aliases
-from aegis_common.store.errors import ModelDigestMismatch, ObjectNotFound
+from aegis_common.store.errors import ModelDigestMismatch, ObjectNotFound, RecordUnreadable
 from aegis_common.store.manifest import Manifest
 from aegis_common.store.models import ModelStore
 from aegis_common.store.objects import ObjectStore, object_key
 from aegis_common.store.records import read_record
 
 SCHEMA_VERSION: Final = 1
+CHANGE_SCHEMA_VERSION: Final = 2
 _log: Final = logging.getLogger(__name__)
 _FOLDER: Final = "agent-published"
 # Which tenants have models cannot be listed in the store: every key begins with one tenant. This is the list.
@@ -27,7 +29,7 @@ _INDEX: Final = ("aegis-system", "agent-tenants")
 _FIELDS: Final = frozenset({"schema_version", "tenant", "model", "version", "sha256", "by", "published_at"})
 _CHANGES: Final = ("aegis-system", "agent-model-changes")
 _CHANGES_KEPT: Final = timedelta(minutes=10)
-_CHANGE_FIELDS: Final = frozenset({"schema_version", "tenant", "model"})
+_CHANGE_FIELDS: Final = frozenset({"schema_version", "tenant", "model", "topics"})
 _INDEX_FIELDS: Final = frozenset({"schema_version", "tenant"})
 
 
@@ -48,7 +50,7 @@ class StoredModels:
         self._store = ModelStore(objects, None, trusted, clock=clock, max_model_bytes=max_model_bytes)
         self._aliases = Aliases(objects, clock=clock)
         self._clock = clock
-        self._read: dict[str, ModelChange] = {}
+        self._read: dict[str, ModelChange | None] = {}
 
     async def version(self, tenant: str, model: str, version: str) -> ModelVersion:
         return _version(await self._store.manifest(tenant, model, version))
@@ -71,7 +73,6 @@ class StoredModels:
 
     async def set_alias(self, tenant: str, model: str, alias: str, version: str, *, by: str) -> None:
         await self._aliases.set(tenant, model, alias, version, by=by)
-        await self._announce(tenant, model)
 
     async def remember(self, version: ModelVersion, *, by: str) -> None:
         record = {
@@ -89,7 +90,23 @@ class StoredModels:
         await self._objects.put_if_absent(
             object_key(*_INDEX, f"{version.tenant}.json"), canonical_json(entry)
         )
-        await self._announce(version.tenant, version.model)
+
+    async def announce(self, tenant: str, model: str, topics: Iterable[str]) -> str:
+        record = {
+            "schema_version": CHANGE_SCHEMA_VERSION,
+            "tenant": tenant,
+            "model": model,
+            "topics": sorted(topics),
+        }
+        if not record["topics"]:
+            return ""
+        key = object_key(*_CHANGES, f"{uuid.uuid4().hex}.json")
+        try:
+            await self._objects.put_if_absent(key, canonical_json(record))
+        except AegisError as error:  # what was asked for is done
+            _log.warning("other replicas were not told", extra={"model": model, "error": error.message})
+            return ""
+        return key
 
     async def names(self) -> list[tuple[str, str]]:
         return [
@@ -118,21 +135,13 @@ class StoredModels:
     async def _change(self, key: str) -> ModelChange | None:
         if key not in self._read:
             try:
-                data = await self._objects.get(key)
+                self._read[key] = _mark(await self._objects.get(key), key)
             except ObjectNotFound:
                 return None  # another replica has just removed it
-            record = read_record(data, key=key, known={SCHEMA_VERSION}, fields=_CHANGE_FIELDS)
-            self._read[key] = ModelChange(id=key, tenant=str(record["tenant"]), model=str(record["model"]))
+            except RecordUnreadable as error:  # a look at everything finds what it is about
+                _log.error("a mark of a change cannot be read", extra={"error": error.message})
+                self._read[key] = None
         return self._read[key]
-
-    async def _announce(self, tenant: str, model: str) -> None:
-        """Let other replicas know that they have to look at a model; else they find out within a minute."""
-        record = {"schema_version": SCHEMA_VERSION, "tenant": tenant, "model": model}
-        key = object_key(*_CHANGES, f"{uuid.uuid4().hex}.json")
-        try:
-            await self._objects.put_if_absent(key, canonical_json(record))
-        except AegisError as error:  # what was asked for is done
-            _log.warning("other replicas were not told", extra={"model": model, "error": error.message})
 
     async def _tenants(self) -> list[str]:
         records = [
@@ -140,6 +149,19 @@ class StoredModels:
             for key in await self._objects.list(object_key(*_INDEX))
         ]
         return [str(record["tenant"]) for record in records]
+
+
+def _mark(data: bytes, key: str) -> ModelChange:
+    record = read_record(data, key=key, known={CHANGE_SCHEMA_VERSION}, fields=_CHANGE_FIELDS)
+    topics = record["topics"]
+    if not isinstance(topics, list):
+        raise RecordUnreadable(f"record {key}: topics is no list", key=key)
+    return ModelChange(
+        id=key,
+        tenant=str(record["tenant"]),
+        model=str(record["model"]),
+        topics=frozenset(map(str, topics)),
+    )
 
 
 def _version(manifest: Manifest) -> ModelVersion:

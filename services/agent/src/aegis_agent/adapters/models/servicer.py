@@ -11,8 +11,10 @@ import grpc.aio
 from aegis.agent.v1 import model_service_pb2 as pb
 from aegis.agent.v1 import model_service_pb2_grpc as pb_grpc
 from aegis_agent.adapters.parts import to_struct
+from aegis_agent.adapters.replicas.answers import everywhere
 from aegis_agent.domain.model import Model, ModelVersion
 from aegis_agent.domain.models import Models
+from aegis_agent.domain.replicas import Replicas
 from aegis_common.auth.principal import Principal
 from aegis_common.paging import page
 from aegis_common.rpc.call import current_call
@@ -26,8 +28,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ModelServicer(pb_grpc.ModelServiceServicer):
     """Translate only: no decisions about models."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, replicas: Replicas) -> None:
         self._models = models
+        self._replicas = replicas
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         tenant = _caller().tenant
@@ -63,7 +66,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         self, request: pb.PublishModelVersionRequest, context: Context
     ) -> pb.PublishModelVersionResponse:
         caller, name = _caller(), _id(request.parent)
-        found = await self._models.publish(
+        done = await self._models.publish(
             name,
             request.version,
             sha256=request.sha256,
@@ -72,14 +75,19 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
             by=_who(caller),
         )
         aliases = await self._models.aliases(name, tenant=caller.tenant)
-        return pb.PublishModelVersionResponse(model_version=_version(found, aliases))
+        return pb.PublishModelVersionResponse(
+            model_version=_version(done.value, aliases),
+            replicas=await everywhere(self._replicas, done.change),
+        )
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         caller = _caller()
-        found = await self._models.set_alias(
+        done = await self._models.set_alias(
             _id(request.model), request.alias, request.version, tenant=caller.tenant, by=_who(caller)
         )
-        return pb.SetAliasResponse(model=_model(found))
+        return pb.SetAliasResponse(
+            model=_model(done.value), replicas=await everywhere(self._replicas, done.change)
+        )
 
 
 def _caller() -> Principal:

@@ -24,6 +24,7 @@ from aegis_agent.adapters.remote import specs, values
 from aegis_agent.adapters.remote.errors import NoWorker, WorkerLost, told_by_worker
 from aegis_agent.adapters.remote.fleet import Fleet
 from aegis_agent.adapters.remote.session import Unfinished, call_message
+from aegis_agent.adapters.replicas.living import LIFE, Living
 from aegis_agent.domain.call import Call, Checkpoint, Chunk, LogLine, Progress
 from aegis_agent.domain.errors import InvalidToolInput, InvalidToolOutput, Violation
 from aegis_agent.domain.tool import ToolSpec
@@ -40,7 +41,6 @@ INDEX: Final = "agent:replicas"
 PREFIX: Final = "agent:replica:"
 _CREDIT: Final = 1024
 _LOOK: Final = timedelta(seconds=1)
-_LIFE_MS: Final = 5000
 _GONE: Final = frozenset({NoWorker.reason, "UNAVAILABLE", "CANCELLED"})
 _log: Final = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class Peers:
         self._client = client
         self._advertise = advertise
         self._tls = tls
-        self._id = secrets.token_hex(8)
+        self._living = Living(client, index=INDEX, prefix=PREFIX, own=secrets.token_hex(8))
         self._channels: dict[str, MeshChannel] = {}
         self._sessions: dict[tuple[str, str], PeerSession] = {}
         self._every = Every(look, self.look, name="replicas")
@@ -198,10 +198,9 @@ class Peers:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
         try:
-            await self._client.delete(PREFIX + self._id)
-            await self._client.srem(INDEX, self._id)
+            await self._living.leave()
         except (RedisError, OSError):
-            _log.info("redis is away; what this replica said of itself ends in %g s", _LIFE_MS / 1000)
+            _log.info("redis is away; what this replica said of itself ends in %g s", LIFE.total_seconds())
 
     async def close(self) -> None:
         """End the calls that still run at other replicas, and every connection."""
@@ -227,20 +226,8 @@ class Peers:
         self._forget(present)
 
     async def _exchange(self) -> dict[str, str]:
-        async with self._client.pipeline(transaction=False) as pipe:
-            pipe.set(PREFIX + self._id, self._record(), px=_LIFE_MS)
-            pipe.sadd(INDEX, self._id)
-            pipe.smembers(INDEX)
-            *_, members = await pipe.execute()
-        others = sorted(_text(item) for item in members if _text(item) != self._id)
-        if not others:
-            return {}
-        records = await self._client.mget([PREFIX + item for item in others])
-        gone = [item for item, record in zip(others, records, strict=True) if record is None]
-        if gone:
-            await self._client.srem(INDEX, *gone)
-        pairs = zip(others, records, strict=True)
-        return {item: _text(record) for item, record in pairs if record is not None}
+        await self._living.tell(self._record())
+        return await self._living.others()
 
     def _record(self) -> str:
         tools = [
@@ -313,7 +300,3 @@ class Peers:
         if address not in self._channels:
             self._channels[address] = mesh_channel(address, service="agent", tls=self._tls)
         return self._channels[address]
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,104 @@
+"""Other agents of the same deployment: who there is, and how far each of them is with a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Final, Generic, Protocol, TypeVar
+
+MAX_WAIT: Final = timedelta(seconds=5)
+"""Longest time that the maker of a change waits for the other replicas."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Generic[T]):
+    """What a change has led to.
+
+    Attributes:
+        value: What is there now.
+        change: Id under which replicas report that they have taken it over; empty if nobody could be told.
+    """
+
+    value: T
+    change: str
+
+
+class ReplicaState(Enum):
+    """How far a replica is with a change."""
+
+    LIVE = "live"
+    LAGGING = "lagging"
+    """It has not reported in time, and goes on trying."""
+    REFUSED = "refused"
+    """It cannot take it over, and tries again within a minute."""
+    UNKNOWN = "unknown"
+    """There may be replicas that nobody knows of now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """How far one replica is with a change.
+
+    Attributes:
+        replica: Name of its process; empty for `UNKNOWN`.
+        address: `host:port` where other replicas reach it, or empty.
+        message: Why the change is not in force there, or empty.
+    """
+
+    replica: str
+    address: str = ""
+    state: ReplicaState = ReplicaState.LIVE
+    message: str = ""
+
+
+class Replicas(Protocol):
+    """The agents of the deployment, as this one knows them."""
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call *listener* in the event loop when something may have been changed elsewhere; a hint only."""
+        ...
+
+    def joined(self) -> AbstractAsyncContextManager[None]:
+        """While the block runs, other replicas know of this one and wait for its reports."""
+        ...
+
+    async def report(self, faults: Mapping[str, str]) -> None:
+        """Say that this replica has dealt with changes.
+
+        Args:
+            faults: Id of each change to why it cannot be taken over here, or empty where it is in force.
+        """
+        ...
+
+    async def settled(self, change: str, *, within: timedelta) -> list[ReplicaStatus]:
+        """Wait until every replica has reported on a change, and say how far each of them is, this one first.
+
+        Args:
+            change: Its id; it is in force here.
+            within: Longest wait.
+        """
+        ...
+
+
+class Alone:
+    """The only replica that there is."""
+
+    def __init__(self, name: str = "", address: str = "") -> None:
+        self._status = ReplicaStatus(replica=name, address=address)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        pass
+
+    def joined(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def report(self, faults: Mapping[str, str]) -> None:
+        pass
+
+    async def settled(self, change: str, *, within: timedelta) -> list[ReplicaStatus]:  # noqa: ARG002
+        return [self._status]
