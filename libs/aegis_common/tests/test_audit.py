@@ -13,11 +13,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aegis_common.audit.format import ChainName, with_hash
+from aegis_common.audit.format import ChainName, hashed_line, with_hash
 from aegis_common.audit.log import AuditLog, AuditUnavailable
 from aegis_common.audit.record import AuditRecord
 from aegis_common.audit.verify import ChainReport, verify
 from aegis_common.auth.principal import ANONYMOUS, Principal
+from aegis_common.canonical import canonical_json
 from aegis_common.errors import ConfigurationError
 from aegis_common.signing import Signer
 from aegis_common.testing.audit import FIRST, SECOND, call, check, lines, write
@@ -327,3 +328,23 @@ def test_the_verifier_needs_no_transport_and_no_storage() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "record", [{}, {"a": 1}, {"z": [1, "ü"]}, {"code": "OK", "kind": "call", "notes": {"hash": "x"}}]
+)
+def test_a_line_is_the_canonical_text_of_a_record_with_its_hash(record: dict[str, object]) -> None:
+    digest, line = hashed_line(record)
+
+    assert canonical_json(with_hash(record)) + b"\n" == line
+    assert with_hash(record)["hash"] == digest
+
+
+async def test_a_record_is_taken_at_once_while_there_is_room(open_log: Callable[..., AuditLog]) -> None:
+    async with open_log(queue_size=2) as log:
+        assert [True, True, False] == [log.take(call(number)) for number in range(3)]
+        await log.flush()
+        assert log.take(call(3))
+
+    with pytest.raises(AuditUnavailable, match="not running"):
+        log.take(call(4))

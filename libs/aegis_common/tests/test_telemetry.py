@@ -134,6 +134,19 @@ def test_trace_ids_are_made_without_any_exporter() -> None:
     telemetry.shutdown()
 
 
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_without_any_receiver_the_trace_and_its_sampling_go_on(flags: str) -> None:
+    telemetry = setup_telemetry("carbon")
+    parent = f"00-{'ab' * 16}-{'cd' * 8}-{flags}"
+    with telemetry.server_span("/x/Y", parent) as span, telemetry.client_span("/x/Z") as inner:
+        pass
+    telemetry.shutdown()
+
+    for one in (span, inner):
+        assert ("00", "ab" * 16, flags) == tuple(one.traceparent.split("-")[place] for place in (0, 1, 3))
+    assert len({"cd" * 8, span.span_id, inner.span_id}) == 3
+
+
 def test_the_callers_wish_not_to_be_sampled_is_passed_on(telemetry: Telemetry, spans: Spans) -> None:
     with telemetry.server_span(METHOD, PARENT[:-2] + "00") as span:
         assert inject().endswith("-00")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import IO, Any, Final
 
 import structlog
 from opentelemetry import trace
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, WrappedLogger
 
 from aegis_common.errors import AegisError
 
@@ -19,7 +22,11 @@ _SECRET: Final = re.compile(
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_SHORTEST: Final = len("Basic 12345678")
 _MAX_DEPTH: Final = 6
+_OWN: Final = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime"}
+"""What each record of the standard library has by itself."""
+_encode: Final = json.JSONEncoder(default=repr, ensure_ascii=False).encode
 
 
 class _Handler(logging.StreamHandler[IO[str]]):
@@ -38,16 +45,8 @@ def setup_logging(service: str, level: str = "INFO", *, stream: IO[str] | None =
         level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
         stream: Where to; stderr if omitted.
     """
-    shared = _shared(service)
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.JSONRenderer(default=repr, ensure_ascii=False),
-        ],
-    )
     handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(formatter)
+    handler.setFormatter(_Lines(service))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _Handler)]:
         root.removeHandler(old)
@@ -60,7 +59,6 @@ def setup_logging(service: str, level: str = "INFO", *, stream: IO[str] | None =
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -69,26 +67,46 @@ def setup_logging(service: str, level: str = "INFO", *, stream: IO[str] | None =
     )
 
 
-def _shared(service: str) -> list[Processor]:
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        _service(service),
-        add_trace,
-        explain_error,
-        structlog.processors.format_exc_info,
-        drop_secrets,
-    ]
+class _Lines(logging.Formatter):
+    """Makes a JSON line of a record, whoever wrote it.
 
+    structlog's own formatter takes a copy of the record and a dozen steps; there is a line for each call.
+    """
 
-def _service(service: str) -> Processor:
-    def add(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        event["service"] = service
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: Any = self._told(record)
+        event["level"] = record.levelname.lower()
+        event["logger"] = record.name
+        event["time"] = _moment(record.created)
+        event["service"] = self._service
+        for step in _STEPS:
+            event = step(None, "", event)
+        return _encode(event)
+
+    def _told(self, record: logging.LogRecord) -> dict[str, Any]:
+        if isinstance(record.msg, dict):  # of structlog
+            return dict(record.msg)
+        event = {name: value for name, value in vars(record).items() if name not in _OWN}
+        event["event"] = record.getMessage()
+        if record.exc_info:
+            event["exc_info"] = record.exc_info
+        if record.stack_info:
+            event["stack_info"] = record.stack_info
         return event
 
-    return add
+
+def _moment(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -115,20 +133,32 @@ def explain_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def drop_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Remove values whose key names a secret, at any depth, and mask credentials within texts."""
-    return {key: _clean(value, _MAX_DEPTH) for key, value in event.items() if not _SECRET.fullmatch(key)}
+    return {key: _clean(value, _MAX_DEPTH) for key, value in event.items() if not _is_secret(key)}
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(key: str) -> bool:
+    return _SECRET.fullmatch(key) is not None
 
 
 def _clean(value: Any, depth: int) -> Any:
     if isinstance(value, str):
-        return _BEARER.sub(r"\1 [removed]", value)
+        # most texts are one word, in which no credentials can be
+        short = len(value) < _SHORTEST or len(value.split(None, 1)) < 2
+        return value if short else _BEARER.sub(r"\1 [removed]", value)
     if depth == 0:
         return value if isinstance(value, int | float | None) else "[too deep]"
     if isinstance(value, Mapping):
-        return {
-            str(key): _clean(item, depth - 1)
-            for key, item in value.items()
-            if not _SECRET.fullmatch(str(key))
-        }
+        return {str(key): _clean(item, depth - 1) for key, item in value.items() if not _is_secret(str(key))}
     if isinstance(value, list | tuple):
         return [_clean(item, depth - 1) for item in value]
     return value
+
+
+_STEPS: Final[tuple[Callable[[WrappedLogger, str, EventDict], Any], ...]] = (
+    structlog.contextvars.merge_contextvars,
+    add_trace,
+    explain_error,
+    structlog.processors.format_exc_info,
+    drop_secrets,
+)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -65,18 +65,9 @@ class RpcSpan:
             self._excepted = True
             self._span.record_exception(error)
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[None]:
         """Make this the current span within the block."""
-        before = otel_context.get_current()
-        otel_context.attach(self._context)
-        try:
-            yield
-        finally:
-            # Not detach(token): an async generator may be closed from another context, where the token
-            # is refused. There the current context is not ours, and is left alone.
-            if otel_context.get_current() is self._context:
-                otel_context.attach(before)
+        return _Current(self._context)
 
     def end(self, code: str = "") -> None:
         """End the span and record the duration, once; further calls do nothing.
@@ -97,3 +88,22 @@ class RpcSpan:
             self._span.set_status(Status(StatusCode.ERROR))
         self._duration.record(time.perf_counter() - self._start, labels, self._context)
         self._span.end()
+
+
+class _Current:
+    """Makes a context the current one; a class, for a generator would cost each call more."""
+
+    __slots__ = ("_before", "_context")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        self._before = otel_context.get_current()
+        otel_context.attach(self._context)
+
+    def __exit__(self, *exception: object) -> None:
+        # Not detach(token): an async generator may be closed from another context, where the token is
+        # refused. There the current context is not ours, and is left alone.
+        if otel_context.get_current() is self._context:
+            otel_context.attach(self._before)

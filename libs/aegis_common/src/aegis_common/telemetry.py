@@ -14,13 +14,14 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
-from opentelemetry.trace import NonRecordingSpan, SpanKind, Tracer
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from prometheus_client import CollectorRegistry, generate_latest
 
 from aegis_common.errors import ConfigurationError
@@ -48,8 +49,16 @@ class Telemetry:
         meter: For instruments of one's own; what they record is in `metrics_text()` too.
     """
 
-    def __init__(self, tracers: TracerProvider, meters: MeterProvider, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        tracers: TracerProvider,
+        meters: MeterProvider,
+        registry: CollectorRegistry,
+        *,
+        spans_received: bool,
+    ) -> None:
         self._tracers = tracers
+        self._spans_received = spans_received
         self._meters = meters
         self._registry = registry
         self._scrape = Lock()
@@ -146,13 +155,16 @@ class Telemetry:
     ) -> RpcSpan:
         name = method.removeprefix("/")
         labels = {"rpc.system.name": "grpc", "rpc.method": name if known else OTHER_METHOD}
-        extra = {} if known else {"rpc.method_original": name}
-        span = self.tracer.start_span(
-            labels["rpc.method"] if known else "grpc",
-            context=parent,
-            kind=kind,
-            attributes={**(attributes or {}), **labels, **extra},
-        )
+        if self._spans_received:
+            extra = {} if known else {"rpc.method_original": name}
+            span = self.tracer.start_span(
+                labels["rpc.method"] if known else "grpc",
+                context=parent,
+                kind=kind,
+                attributes={**(attributes or {}), **labels, **extra},
+            )
+        else:
+            span = _ids_only(parent)
         return RpcSpan(span, parent=parent, duration=duration, labels=labels, server=kind is SpanKind.SERVER)
 
 
@@ -174,6 +186,7 @@ def setup_telemetry(
         ConfigurationError: The endpoint is no https URL.
     """
     resource = Resource.create({SERVICE_NAME: f"aegis-{service}"})
+    received = bool(otlp_endpoint)
     # exit hooks off: whoever set this up shuts it down
     tracers = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=resource, shutdown_on_exit=False)
     registry = CollectorRegistry()
@@ -184,13 +197,38 @@ def setup_telemetry(
         readers.append(reader)
     for extra in span_processors:
         tracers.add_span_processor(extra)
-    meters = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
-    return Telemetry(tracers, meters, registry)
+        received = True
+    meters = MeterProvider(
+        metric_readers=readers,
+        resource=resource,
+        shutdown_on_exit=False,
+        # the Prometheus text format has no place for them
+        exemplar_filter=TraceBasedExemplarFilter() if otlp_endpoint else AlwaysOffExemplarFilter(),
+    )
+    return Telemetry(tracers, meters, registry, spans_received=received)
 
 
 def inject() -> str:
     """Return the `traceparent` of the current span, or an empty string outside of any."""
     return format_traceparent(trace.get_current_span().get_span_context())
+
+
+_IDS: Final = RandomIdGenerator()
+
+
+def _ids_only(parent: Context) -> Span:
+    """Return a span with the ids and the sampling that a recorded one would have; nobody receives more."""
+    above = trace.get_current_span(parent).get_span_context()
+    sampled = not above.is_valid or above.trace_flags.sampled
+    return NonRecordingSpan(
+        SpanContext(
+            above.trace_id if above.is_valid else _IDS.generate_trace_id(),
+            _IDS.generate_span_id(),
+            is_remote=False,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT),
+            trace_state=above.trace_state,
+        )
+    )
 
 
 def _otlp(endpoint: str) -> tuple[SpanProcessor, MetricReader]:

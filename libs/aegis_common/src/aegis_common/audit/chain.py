@@ -17,7 +17,7 @@ from aegis_common.audit.format import (
     chain_names,
     checkpoint_text,
     checkpoints_path,
-    with_hash,
+    hashed_line,
 )
 from aegis_common.canonical import canonical_json
 from aegis_common.signing import Signer
@@ -75,7 +75,7 @@ class Chain:
         seq, head, lines = self.seq, self._head, []
         for kind, time, content in records:
             seq += 1
-            record = with_hash(
+            head, line = hashed_line(
                 {
                     "schema_version": SCHEMA_VERSION,
                     "kind": kind,
@@ -86,8 +86,7 @@ class Chain:
                     **content,
                 }
             )
-            head = record["hash"]
-            lines.append(canonical_json(record) + b"\n")
+            lines.append(line)
         data = b"".join(lines)
         if os.fstat(self._file).st_nlink == 0:
             # the disk would take the records, and nobody could ever read them

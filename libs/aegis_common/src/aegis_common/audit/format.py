@@ -16,6 +16,7 @@ GENESIS: Final = "0" * 64
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """What a service or an instance may be called; `.` stays free to divide them in file names."""
 CHECKPOINTS_SUFFIX: Final = ".checkpoints"
+_HASH: Final = "hash"
 _FILE: Final = re.compile(r"(?P<service>[a-z0-9-]+)-(?P<epoch>[0-9]{6,})\.jsonl")
 
 
@@ -55,7 +56,21 @@ def checkpoints_path(directory: Path, file: str) -> Path:
 
 def with_hash(record: dict[str, Any]) -> dict[str, Any]:
     """Return *record* with its `hash`: the SHA-256 of its canonical JSON without it."""
-    return {**record, "hash": hashlib.sha256(canonical_json(record)).hexdigest()}
+    return {**record, _HASH: hashlib.sha256(canonical_json(record)).hexdigest()}
+
+
+def hashed_line(record: dict[str, Any]) -> tuple[str, bytes]:
+    """Return the hash of *record*, and its line: `with_hash(record)` as canonical JSON, written once."""
+    before, after = (
+        canonical_json({name: value for name, value in record.items() if (name < _HASH) is first})[1:-1]
+        for first in (True, False)
+    )
+    digest = hashlib.sha256(_object(before, after)).hexdigest()
+    return digest, _object(before, b'"%s":"%s"' % (_HASH.encode(), digest.encode()), after) + b"\n"
+
+
+def _object(*members: bytes) -> bytes:
+    return b"{" + b",".join(filter(None, members)) + b"}"
 
 
 def checkpoint_text(checkpoint: dict[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from aegis_common.audit.chain import Chain
 from aegis_common.audit.format import NAME
@@ -24,8 +24,8 @@ _RETRY_S: Final = 1.0
 _RETRY_AFTER: Final = timedelta(seconds=5)
 _log: Final = logging.getLogger(__name__)
 
-Entry = tuple[str, datetime, dict[str, Any]]
-"""Kind, time and content of a record."""
+Entry = tuple[datetime, AuditRecord]
+"""When a call ended, and what is told of it."""
 T = TypeVar("T")
 
 
@@ -142,6 +142,21 @@ class AuditLog:
         if self._writer is None or self._writer.done() or self._closing:
             raise AuditUnavailable("the audit log is not running")
 
+    def take(self, record: AuditRecord) -> bool:
+        """Hand *record* over for writing, as `append` does, unless that would have to wait.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            AuditUnavailable: The log is not running.
+        """
+        self._check_running()
+        if self._queue.full():
+            return False
+        self._queue.put_nowait((self._clock(), record))
+        return True
+
     async def append(self, record: AuditRecord) -> None:
         """Hand *record* over for writing; it is in order, and is never dropped once this returns.
 
@@ -150,7 +165,7 @@ class AuditLog:
                 is not running; *record* is not taken.
         """
         self._check_running()
-        entry = ("call", self._clock(), record.to_json())
+        entry = (self._clock(), record)
         self._appending += 1
         self._idle.clear()
         try:
@@ -255,7 +270,9 @@ class AuditLog:
     async def _persist(self, chain: Chain, entries: list[Entry]) -> None:
         while True:
             try:
-                await self._run(lambda: chain.write(entries))
+                await self._run(
+                    lambda: chain.write([("call", time, record.to_json()) for time, record in entries])
+                )
             except OSError:
                 self._failures += 1
                 self._failing = True

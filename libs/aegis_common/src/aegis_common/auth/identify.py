@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, Self
 
 from aegis_common.auth.errors import AmbiguousIdentity, OnBehalfOfNotAllowed, PeerNotNamed, TokenInvalid
@@ -149,6 +150,7 @@ def _through_gateway(caller: str, trust_domain: str, namespace: str, identities:
     return Principal(caller, account, identity.tenant, identity.roles)
 
 
+@lru_cache(maxsize=1024)
 def _own_account(peer: str, trust_domain: str, namespace: str) -> str:
     """Return the account of an id of our own mesh; the same name in another namespace is somebody else."""
     account = service_account(peer)

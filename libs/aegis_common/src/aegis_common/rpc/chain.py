@@ -77,12 +77,19 @@ class Chain:
         await self._idle.wait()
 
 
+Served = Callable[[Any, Context], Any]
+"""A handler's method: of a request or a stream of them, and the call's context."""
+Checked = Callable[[Any], Any]
+"""Returns a request, or a stream of them, once it is checked."""
+
+
 class ChainInterceptor(grpc.aio.ServerInterceptor):
     """Put *chain* around every gRPC handler, and *check* in front of every request message."""
 
     def __init__(self, chain: Chain, check: RequestCheck) -> None:
         self._chain = chain
         self._check = check
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -92,27 +99,35 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None  # unknown method: gRPC answers UNIMPLEMENTED
-        rule = self._chain.rule(str(handler_call_details.method))
+        path = str(handler_call_details.method)
+        known = self._wrapped.get(path)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[path] = handler, self._wrap(self._chain.rule(path), handler)
+        return known[1]
+
+    def _wrap(self, rule: MethodRule, handler: Any) -> Handler:
         kind = _kind(handler)
-        wrapped = (self._stream if handler.response_streaming else self._unary)(rule, getattr(handler, kind))
+        inner = getattr(handler, kind)
+        checked = self._checked_stream if handler.request_streaming else self._checked
+        wrapped = (self._stream if handler.response_streaming else self._unary)(rule, inner, checked)
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
         result: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
         return result
 
-    def _unary(self, rule: MethodRule, inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _unary(self, rule: MethodRule, inner: Served, checked: Checked) -> Served:
         async def run(request: Any, context: Context) -> Any:
-            def serve() -> Awaitable[Any]:
-                return inner(self._checked(request), context)
+            async def serve() -> Any:
+                return await inner(checked(request), context)
 
             return await self._chain.serve(_begin(rule, context), context, serve)
 
         return run
 
-    def _stream(self, rule: MethodRule, inner: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+    def _stream(self, rule: MethodRule, inner: Served, checked: Checked) -> Served:
         # A coroutine that writes, not a generator: a cancelled generator ends late, outside this frame.
         async def run(request: Any, context: Context) -> None:
             async def serve() -> None:
-                outcome = inner(self._checked(request), context)
+                outcome = inner(checked(request), context)
                 if not hasattr(outcome, "__aiter__"):
                     await outcome  # a handler that calls context.write itself
                     return
@@ -125,10 +140,8 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
         return run
 
     def _checked(self, request: Any) -> Any:
-        if not hasattr(request, "__aiter__"):
-            self._check(request)
-            return request
-        return self._checked_stream(request)
+        self._check(request)
+        return request
 
     async def _checked_stream(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:

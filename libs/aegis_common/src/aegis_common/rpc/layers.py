@@ -74,7 +74,9 @@ class AuditLayer:
 
     async def _append(self, call: Call, context: Transport) -> None:
         try:
-            await asyncio.shield(self._audit.append(_record(call)))
+            record = _record(call)
+            if not self._audit.take(record):
+                await asyncio.shield(self._audit.append(record))
         except AuditUnavailable as error:
             _log.error("call not audited: %s", error.message, extra=_log_fields(call))
             if call.code is grpc.StatusCode.OK:  # else the caller has its refusal already
