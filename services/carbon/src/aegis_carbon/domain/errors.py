@@ -26,6 +26,20 @@ class NoIntensityData(AegisError):
     reason = "NO_INTENSITY_DATA"
 
 
+class TooLittleHistory(AegisError):
+    """A forecast needs more measured values than there are."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "TOO_LITTLE_HISTORY"
+
+
+class InfeasibleJob(AegisError):
+    """A job cannot run as it asks; `earliest_finish`, where set, says by when it could end."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "INFEASIBLE_JOB"
+
+
 def unknown_zone(zone: str, known: Iterable[str]) -> UnknownZone:
     """Return the error for *zone*, with up to 3 near matches from *known*, nearest first."""
     by_folded = {name.casefold(): name for name in known}
