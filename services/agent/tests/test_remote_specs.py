@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,15 +24,6 @@ from aegis_common.errors import ConfigurationError
         ('{"$ref": "https://example.com/x"}', "refers to"),
         ('{"$ref": "#"}', "refers to"),
         ("{", "cannot be read"),
-        (
-            json.dumps(
-                {
-                    "$defs": {"n": {"properties": {f"p{i}": {"$ref": "#/$defs/n"} for i in range(20)}}},
-                    "$ref": "#/$defs/n",
-                }
-            ),
-            "too often",
-        ),
     ],
 )
 def test_a_schema_that_could_do_harm_is_refused(schema: str, what: str) -> None:

@@ -5,46 +5,37 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
+from aegis_agent.adapters.schema_keywords import (
+    FORMATS,
+    STEPS,
+    ForeignValidator,
+    OwnValidator,
+    Steps,
+    TooManySteps,
+    shown,
+)
+from aegis_agent.adapters.schema_patterns import BadPattern
 from aegis_agent.adapters.schemas import path_text
 from aegis_agent.domain.call import Arguments
-from aegis_agent.domain.content import fault_of
 from aegis_agent.domain.errors import InvalidToolInput, InvalidToolOutput, Violation
+from aegis_agent.domain.offload import count
 from aegis_agent.domain.schema import holds_content, is_binary, member
-from aegis_agent.domain.tool import ToolSpec
+from aegis_agent.domain.tool import JsonSchema, ToolSpec
 
 _MAX_VIOLATIONS: Final = 10
-_MAX_SHOWN: Final = 80
-
-
-def _type(validator: Any, types: Any, instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
-    wanted = [types] if isinstance(types, str) else types
-    if isinstance(instance, bytes):
-        if "string" not in wanted or schema.get("contentEncoding") != "base64":
-            yield ValidationError(f"raw bytes where {' or '.join(wanted)} is expected")
-    elif not any(validator.is_type(instance, kind) for kind in wanted):
-        yield ValidationError(f"{_shown(instance)} is not of type {' or '.join(wanted)}")
-
-
-def _media_type(
-    validator: Any,  # noqa: ARG001
-    wanted: Any,
-    instance: Any,
-    schema: Mapping[str, Any],  # noqa: ARG001
-) -> Iterator[ValidationError]:
-    fault = fault_of(instance, wanted) if isinstance(instance, bytes) else ""
-    if fault:
-        yield ValidationError(fault)
-
-
-_Validator: Final[Any] = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {"type": _type, "contentMediaType": _media_type}
-)
+_BASE_STEPS: Final = 10_000
+_STEPS_AN_ELEMENT: Final = 20
+_MAX_ELEMENTS: Final = 50_000
+_NOWHERE: Final[Registry[Any]] = Registry()
+"""Knows no schemas and fetches none."""
 
 
 class SchemaChecks:
@@ -52,61 +43,113 @@ class SchemaChecks:
 
     Args:
         spec: The tool's schemas.
+        foreign: Whether somebody else wrote them and `check_foreign` took them: what a check may cost is then
+            bounded.
     """
 
-    def __init__(self, spec: ToolSpec) -> None:
+    def __init__(self, spec: ToolSpec, *, foreign: bool = False) -> None:
         self._tool = spec.name
         self._schema = spec.input_schema
-        self._input = _Validator(spec.input_schema, format_checker=FormatChecker())
-        self._output = _Validator(spec.output_schema)
+        self._steps = _bounded if foreign else _unbounded
+        made = ForeignValidator if foreign else OwnValidator
+        self._input = made(_bare(spec.input_schema), format_checker=FORMATS, registry=_NOWHERE)
+        self._output = made(_bare(spec.output_schema), registry=_NOWHERE)
 
     def input(self, arguments: Arguments) -> Arguments:
-        faults: list[Violation] = []
-        decoded = {
-            name: _decoded(value, self._schema.get("properties", {}).get(name), self._schema, (name,), faults)
-            for name, value in arguments.items()
-        }
-        for error in self._input.iter_errors(decoded):
-            faults.extend(_violations(error))
-            if len(faults) >= _MAX_VIOLATIONS:
-                break
+        decoding = _Decoding(self._schema)
+        decoded = decoding.arguments(arguments)
+        faults = decoding.faults
+        faults += self._faults(self._input, decoded, _MAX_VIOLATIONS - len(faults))
         if faults:
-            raise InvalidToolInput.of(self._tool, faults)
+            raise InvalidToolInput.of(self._tool, faults[:_MAX_VIOLATIONS])
         return decoded
 
     def output(self, value: Any) -> None:
-        error = next(self._output.iter_errors(value), None)
-        if error is not None:
-            raise InvalidToolOutput.of(self._tool, _violations(error)[0])
+        faults = self._faults(self._output, value, 1)
+        if faults:
+            raise InvalidToolOutput.of(self._tool, faults[0])
 
-
-def _decoded(
-    value: Any, schema: Any, root: Mapping[str, Any], at: tuple[Any, ...], faults: list[Violation]
-) -> Any:
-    """Turn base64 text into bytes wherever the schema says that bytes are meant."""
-    if isinstance(value, str):
-        if not is_binary(schema, root):
-            return value
+    def _faults(self, validator: Any, value: Any, limit: int) -> list[Violation]:
+        """Return what is wrong with a value, up to *limit*; that it cannot be checked is a fault too."""
         try:
-            return base64.b64decode(value, validate=True)
+            with self._steps(value):
+                return [_violation(error) for error in islice(validator.iter_errors(value), max(0, limit))]
+        except TooManySteps:
+            fault = ("steps", "takes more work to check than is done with a schema from elsewhere")
+        except BadPattern as error:
+            fault = ("pattern", str(error))
+        except RecursionError:
+            fault = ("depth", "is nested too deep, or the schema refers to itself without end")
+        except Unresolvable as error:
+            fault = ("$ref", f"the schema refers to what it does not have: {str(error)[:80]}")
+        except ArithmeticError:
+            fault = ("number", "has a number that is too large")
+        return [Violation("", *fault)]
+
+
+@contextmanager
+def _bounded(value: Any) -> Iterator[None]:
+    left = _BASE_STEPS + _STEPS_AN_ELEMENT * count(value, _MAX_ELEMENTS)
+    token = STEPS.set(Steps(left))
+    try:
+        yield
+    finally:
+        STEPS.reset(token)
+
+
+@contextmanager
+def _unbounded(_: Any) -> Iterator[None]:
+    yield
+
+
+def _bare(schema: JsonSchema) -> JsonSchema:
+    """Return a schema without `$schema`, which would have parts of it checked by another validator."""
+    return {key: value for key, value in schema.items() if key != "$schema"}
+
+
+class _Decoding:
+    """Turns base64 text into bytes wherever a schema says that bytes are meant."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._holding: dict[int, bool] = {}
+        self.faults: list[Violation] = []
+
+    def arguments(self, arguments: Arguments) -> Arguments:
+        known = self._root.get("properties", {})
+        return {name: self._decoded(value, known.get(name), (name,)) for name, value in arguments.items()}
+
+    def _decoded(self, value: Any, schema: Any, at: tuple[Any, ...]) -> Any:
+        if isinstance(value, str):
+            return self._bytes(value, at) if is_binary(schema, self._root) else value
+        if not isinstance(value, list | dict) or not self._holds(schema):
+            return value
+        if isinstance(value, list):
+            return [
+                self._decoded(item, member(schema, self._root, value, i), (*at, i))
+                for i, item in enumerate(value)
+            ]
+        return {
+            name: self._decoded(item, member(schema, self._root, value, name), (*at, name))
+            for name, item in value.items()
+        }
+
+    def _bytes(self, text: str, at: tuple[Any, ...]) -> bytes:
+        try:
+            return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            faults.append(Violation(path_text(at), "contentEncoding", "the text is not base64"))
+            self.faults.append(Violation(path_text(at), "contentEncoding", "the text is not base64"))
             return b""
-    if not isinstance(value, list | dict) or not holds_content(schema, root):
-        return value
-    if isinstance(value, list):
-        return [
-            _decoded(item, member(schema, root, value, i), root, (*at, i), faults)
-            for i, item in enumerate(value)
-        ]
-    return {
-        name: _decoded(item, member(schema, root, value, name), root, (*at, name), faults)
-        for name, item in value.items()
-    }
+
+    def _holds(self, schema: Any) -> bool:
+        found = self._holding.get(id(schema))
+        if found is None:
+            found = self._holding[id(schema)] = holds_content(schema, self._root)
+        return found
 
 
-def _violations(error: ValidationError) -> list[Violation]:
-    """Return what is wrong, at the parameter that is missing or unknown rather than at its parent."""
+def _violation(error: ValidationError) -> Violation:
+    """Return what is wrong, at the parameter that is missing rather than at its parent."""
     if error.validator == "anyOf":  # of the variants, one that names a media type says most
         error = next((item for item in error.context or () if item.validator == "contentMediaType"), error)
     path = tuple(error.absolute_path)
@@ -115,22 +158,15 @@ def _violations(error: ValidationError) -> list[Violation]:
     schema: Any = error.schema
     rule = str(error.validator or "type")
     if rule == "required":
-        missing = [name for name in value if name not in instance]
-        return [Violation(path_text((*path, name)), rule, "is required and missing") for name in missing[:1]]
+        missing = next(name for name in value if name not in instance)
+        return Violation(path_text((*path, missing)), rule, "is required and missing")
     if rule == "additionalProperties" and value is False:
-        known = sorted(schema.get("properties", {}))
-        extra = [name for name in instance if name not in known]
-        hint = f"is no parameter of this tool; it takes {', '.join(known) or 'none'}"
-        return [Violation(path_text((*path, name)), rule, hint) for name in extra]
-    return [Violation(path_text(path), rule, _message(error))]
+        known = ", ".join(sorted(schema.get("properties", {}))) or "none"
+        return Violation(path_text(path), rule, f"is no parameter of this tool; it takes {known}")
+    return Violation(path_text(path), rule, _message(error))
 
 
 def _message(error: ValidationError) -> str:
     if error.validator in ("type", "contentMediaType"):
         return error.message
-    return f"{_shown(error.instance)} breaks the rule {error.validator} = {_shown(error.validator_value)}"
-
-
-def _shown(value: Any) -> str:
-    text = f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    return f"{shown(error.instance)} breaks the rule {error.validator} = {shown(error.validator_value)}"

@@ -116,25 +116,40 @@ class _Fetch:
 
 def _walked(arguments: Arguments, root: Mapping[str, Any], replace: Replace) -> Arguments:
     known = root.get("properties", {})
-    return {name: _replaced(value, known.get(name), root, name, replace) for name, value in arguments.items()}
+    walk = _Walk(root, replace)
+    return {name: walk.replaced(value, known.get(name), name) for name, value in arguments.items()}
 
 
-def _replaced(value: Any, schema: Any, root: Mapping[str, Any], path: str, replace: Replace) -> Any:
-    """Return *value* with every artifact replaced: a reference, or the name of one where one may stand."""
-    if isinstance(value, ArtifactRef):
-        return replace(value.name, schema, path)
-    if isinstance(value, str):
-        # No base64 text has this form: its length is not a multiple of 4.
-        named = NAME.fullmatch(value) and (is_binary(schema, root) or is_artifact(schema, root))
-        return replace(value, schema, path) if named else value
-    if not isinstance(value, list | dict) or not holds_content(schema, root):
-        return value
-    if isinstance(value, list):
-        return [
-            _replaced(item, member(schema, root, value, i), root, f"{path}[{i}]", replace)
-            for i, item in enumerate(value)
-        ]
-    return {
-        name: _replaced(item, member(schema, root, value, name), root, f"{path}.{name}", replace)
-        for name, item in value.items()
-    }
+class _Walk:
+    """Replaces every artifact in arguments: a reference, or the name of one where one may stand."""
+
+    def __init__(self, root: Mapping[str, Any], replace: Replace) -> None:
+        self._root = root
+        self._replace = replace
+        self._holding: dict[int, bool] = {}
+
+    def replaced(self, value: Any, schema: Any, path: str) -> Any:
+        root = self._root
+        if isinstance(value, ArtifactRef):
+            return self._replace(value.name, schema, path)
+        if isinstance(value, str):
+            # No base64 text has this form: its length is not a multiple of 4.
+            named = NAME.fullmatch(value) and (is_binary(schema, root) or is_artifact(schema, root))
+            return self._replace(value, schema, path) if named else value
+        if not isinstance(value, list | dict) or not self._holds(schema):
+            return value
+        if isinstance(value, list):
+            return [
+                self.replaced(item, member(schema, root, value, i), f"{path}[{i}]")
+                for i, item in enumerate(value)
+            ]
+        return {
+            name: self.replaced(item, member(schema, root, value, name), f"{path}.{name}")
+            for name, item in value.items()
+        }
+
+    def _holds(self, schema: Any) -> bool:
+        found = self._holding.get(id(schema))
+        if found is None:
+            found = self._holding[id(schema)] = holds_content(schema, self._root)
+        return found

@@ -38,27 +38,32 @@ def wanted_media_type(schema: Any, root: Schema) -> str:
     return next((str(item) for item in found if item), "")
 
 
-def holds_content(schema: Any, root: Schema, depth: int = _DEPTH) -> bool:
+def holds_content(schema: Any, root: Schema) -> bool:
     """Tell whether raw bytes or artifacts may stand at or below a place."""
-    return _holds(schema, root, lambda *place: is_binary(*place) or is_artifact(*place), depth)
+    return _holds(schema, root, lambda *place: is_binary(*place) or is_artifact(*place))
 
 
 def holds_artifact(schema: Any, root: Schema) -> bool:
     """Tell whether names of artifacts may stand at or below a place."""
-    return _holds(schema, root, is_artifact, _DEPTH)
+    return _holds(schema, root, is_artifact)
 
 
-def _holds(schema: Any, root: Schema, kind: Callable[[Any, Schema], bool], depth: int) -> bool:
-    if kind(schema, root):
-        return True
-    if not depth:
-        return False
-    below: list[Any] = []
-    for item in _variants(schema, root):
-        below += item.get("properties", {}).values()
-        below += item.get("prefixItems", ())
-        below += [item.get("items"), item.get("additionalProperties")]
-    return any(_holds(item, root, kind, depth - 1) for item in below if isinstance(item, Mapping))
+def _holds(schema: Any, root: Schema, kind: Callable[[Any, Schema], bool]) -> bool:
+    """Look at each schema once: one that refers to itself many times would else take for ever."""
+    seen: set[int] = set()
+    pending: list[Any] = [schema]
+    while pending:
+        place = pending.pop()
+        if not isinstance(place, Mapping) or id(place) in seen:
+            continue
+        seen.add(id(place))
+        if kind(place, root):
+            return True
+        for item in _variants(place, root):
+            pending += item.get("properties", {}).values()
+            pending += item.get("prefixItems", ())
+            pending += [item.get("items"), item.get("additionalProperties")]
+    return False
 
 
 def member(schema: Any, root: Schema, container: Any, key: str | int) -> Any:

@@ -10,13 +10,11 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Final, Self
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 from mcp_types import Tool as RemoteTool
 
+from aegis_agent.adapters.foreign_schemas import check_foreign
 from aegis_agent.adapters.mcp.upstream import RemoteRunner, Upstream, UpstreamOptions, digest_of
 from aegis_agent.adapters.validation import SchemaChecks
-from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 from aegis_common.background import Every
@@ -137,42 +135,15 @@ def _local_name(prefix: str, remote: str) -> str:
     return _OTHER.sub("_", f"{prefix}{remote}".lower())
 
 
-def _check_schema(name: str, schema: Any) -> None:
-    """Refuse a schema that is none, or that would have us fetch another from somewhere.
-
-    Raises:
-        InvalidTool: It does.
-    """
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise InvalidTool(
-            f"tool {name!r}: its schema is no JSON Schema: {error.message}", tool=name
-        ) from error
-    pending = [schema]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            for key in ("$ref", "$dynamicRef"):
-                target = node.get(key)
-                if isinstance(target, str) and not target.startswith("#"):
-                    raise InvalidTool(f"tool {name!r}: its schema refers to {target[:100]!r}", tool=name)
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
-
-
 def _tool(upstream: Upstream, name: str, remote: RemoteTool) -> Tool:
     options = upstream.options
-    for schema in (remote.input_schema, remote.output_schema or {}):
-        _check_schema(name, schema)
     hints = remote.annotations
     spec = ToolSpec(
         name=name,
         description=remote.description or "",
         version=digest_of(remote)[:12],
-        input_schema=remote.input_schema,
-        output_schema=remote.output_schema or _ANYTHING,
+        input_schema=check_foreign(remote.input_schema, tool=name, field="inputSchema"),
+        output_schema=check_foreign(remote.output_schema or _ANYTHING, tool=name, field="outputSchema"),
         default_timeout=options.timeout,
         max_timeout=options.timeout,
         concurrency=options.concurrency,
@@ -181,4 +152,6 @@ def _tool(upstream: Upstream, name: str, remote: RemoteTool) -> Tool:
         tags=("mcp", options.name),
         runs_in=RunsIn.LOOP,
     )
-    return Tool(spec=spec, runner=RemoteRunner(upstream, remote.name), checks=SchemaChecks(spec))
+    return Tool(
+        spec=spec, runner=RemoteRunner(upstream, remote.name), checks=SchemaChecks(spec, foreign=True)
+    )

@@ -225,7 +225,8 @@ class Fleet:
         if newest.registration is None or found is not newest.registration:
             if found is not None and not mine:
                 return  # a model of the tenant has taken the name since
-            tool = Tool(spec=newest.spec, runner=RemoteRunner(newest), checks=SchemaChecks(newest.spec))
+            checks = SchemaChecks(newest.spec, foreign=True)
+            tool = Tool(spec=newest.spec, runner=RemoteRunner(newest), checks=checks)
             if owner == EVERYONE:
                 self._registry.replace(tool)
             else:

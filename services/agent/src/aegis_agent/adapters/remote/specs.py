@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
 from google.protobuf.duration_pb2 import Duration
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
 from aegis.agent.v1 import worker_service_pb2 as pb
+from aegis_agent.adapters.foreign_schemas import check_foreign
 from aegis_agent.domain.call import Priority
 from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.domain.registry import EVERYONE
 from aegis_agent.domain.tool import RunsIn, ToolSpec
 
 _TAG: Final = "remote"
-_LOCAL: Final = "#/$defs/"
-_MAX_UNFOLDED: Final = 5000
-_UNFOLD_DEPTH: Final = 8
 
 
 def to_message(spec: ToolSpec) -> pb.WorkerTool:
@@ -97,49 +91,6 @@ def _time(message: pb.WorkerTool, value: Duration) -> timedelta:
 def _schema(message: pb.WorkerTool, text: str, field: str) -> dict[str, Any]:
     where = f"tool {message.name!r}: {field}"
     try:
-        schema = json.loads(text)
-        if not isinstance(schema, dict):
-            raise InvalidTool(f"{where} is no JSON object", tool=message.name)
-        Draft202012Validator.check_schema(schema)
-        _check_references(schema, where, message.name)
-    except SchemaError as error:
-        raise InvalidTool(f"{where} is no JSON Schema: {error.message[:200]}", tool=message.name) from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return check_foreign(json.loads(text), tool=message.name, field=field)
+    except (ValueError, RecursionError) as error:
         raise InvalidTool(f"{where} cannot be read: {str(error)[:200]}", tool=message.name) from error
-    return schema
-
-
-def _check_references(schema: dict[str, Any], where: str, tool: str) -> None:
-    """Refuse a schema that refers to others, or to itself so often that looking through it takes for ever."""
-    definitions = schema.get("$defs", {})
-    level = [schema]
-    unfolded = 0
-    for depth in itertools.count():
-        below = []
-        for node in level:
-            for reference in (node.get(key) for key in ("$ref", "$dynamicRef")):
-                if reference is None:
-                    continue
-                if not isinstance(reference, str) or not reference.startswith(_LOCAL):
-                    raise InvalidTool(f"{where} refers to {str(reference)[:80]!r}", tool=tool)
-                if depth < _UNFOLD_DEPTH and isinstance(
-                    target := definitions.get(reference.removeprefix(_LOCAL)), dict
-                ):
-                    below.append(target)
-            below.extend(_objects(node))
-        unfolded += len(below)
-        if unfolded > _MAX_UNFOLDED:
-            raise InvalidTool(f"{where} is too large, or refers to itself too often", tool=tool)
-        level = below
-        if not level:
-            return
-
-
-def _objects(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    pending: list[Any] = [value for key, value in node.items() if key not in ("const", "enum", "default")]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, dict):
-            yield item
-        elif isinstance(item, list):
-            pending.extend(item)
