@@ -28,7 +28,10 @@ from aegis_common.rpc.errors import details_of
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.redis import redis_server
 
-JOB_TOOLS = ("note_again", "note_once", "crash_until", "count_on", "tell")
+JOB_TOOLS = (
+    *("note_again", "note_once", "crash_until", "count_on", "tell"),
+    *("half_text", "one_at_a_time"),
+)
 TOOLS = (
     *(f"aegis_agent.testing.job_tools:{name}" for name in JOB_TOOLS),
     *(f"aegis_agent.testing.tools:{name}" for name in ("add", "fail", "join", "make_bytes", "spin")),

@@ -24,7 +24,7 @@ def after(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 
 
-def new(*, idempotent: bool = True, attempts: int = 3, **spec: Any) -> Job:
+def new(*, idempotent: bool = True, attempts: int = 3, principal: str = "{}", **spec: Any) -> Job:
     return machine.accepted(
         Job(
             tenant="red",
@@ -35,7 +35,7 @@ def new(*, idempotent: bool = True, attempts: int = 3, **spec: Any) -> Job:
                 retry=RetryPolicy(max_attempts=attempts),
                 **spec,
             ),
-            principal="{}",
+            principal=principal,
             creator="alice",
             traceparent="",
             created=NOW,

@@ -163,6 +163,55 @@ async def test_what_was_acknowledged_outlives_a_kill(own_store: RedisJobStore, s
     assert len(await queue_of(store, "b").take(9)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "mended"),
+    [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")],
+)
+async def test_a_redis_that_takes_no_writes_is_away_and_loses_nothing(
+    own_store: RedisJobStore, name: str, value: str, mended: str
+) -> None:
+    store, clock = own_store, Clock()
+    job = await kept(store, clock)
+    (entry,) = await queue_of(store, "a").take(1)
+    begun = await begin(store, job, entry, "a")
+    client = store.connection.client
+    await client.config_set(name, value)
+    with pytest.raises(JobStoreUnavailable) as refused:
+        await kept(store, clock)
+    with pytest.raises(JobStoreUnavailable):
+        await store.connection.run(lambda used: used.hset("agent:jobs:x", "a", "b"))
+    writing = asyncio.create_task(insist(lambda: complete(store, begun, 1), pause_s=0.02))
+    await asyncio.sleep(0.1)
+    assert not writing.done()
+    await client.config_set(name, mended)
+    await writing
+
+    assert refused.value.kind is ErrorKind.UNAVAILABLE
+    assert (await store.load(job.ref)).state is State.COMPLETED
+
+
+async def test_a_primary_that_became_a_replica_is_left_for_the_new_one(tmp_path: Path) -> None:
+    servers = [RedisServer(tmp_path / name, append_only=True) for name in ("old", "new")]
+    name = tmp_path / "primary.sock"
+    for server in servers:
+        server.start()
+    try:
+        name.symlink_to(servers[0].socket)
+        async with store_on(f"unix://{name}") as store:
+            await kept(store, Clock())
+            await store.connection.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(JobStoreUnavailable):
+                await kept(store, Clock())
+            name.unlink()
+            name.symlink_to(servers[1].socket)
+            job = await kept(store, Clock())
+
+            assert (await store.load(job.ref)).state is State.WORKING
+    finally:
+        for server in servers:
+            server.stop()
+
+
 async def test_an_outage_in_the_middle_loses_no_line(own_store: RedisJobStore, server: RedisServer) -> None:
     store = own_store
     clock = Clock()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import uuid
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -75,6 +77,17 @@ async def test_a_watch_goes_on_after_any_event(fleet: Fleet) -> None:
         rest = await events_of(fleet.jobs(agent=1), job.name, resume_token=event.resume_token)
         assert [item.resume_token for item in rest] == [item.resume_token for item in events[number + 1 :]]
         assert rest[-1].end == events[-1].end
+    digest, _ = json.loads(base64.urlsafe_b64decode(events[0].resume_token + "=="))
+    made_up = [
+        base64.urlsafe_b64encode(json.dumps([digest, place]).encode()).decode()
+        for place in ("9" * 25 + "-0", "1_0-5", "5", 7, "-5-1", "\u0665-0")
+    ]
+    for token in made_up:
+        call = events_of(stub, job.name, resume_token=token)
+        assert await failure(call) == (ErrorKind.INVALID_ARGUMENT, "INVALID_RESUME_TOKEN")
+    later = base64.urlsafe_b64encode(json.dumps([digest, "9" * 15 + "-0"]).encode()).decode()
+    again = await events_of(stub, job.name, resume_token=later)
+    assert [event.WhichOneof("event") for event in again] == ["state_change", "end"]
     foreign = await created(stub, wanted("add", {"a": 1}))
     for token in ("junk", events[0].resume_token):
         call = events_of(stub, foreign.name, resume_token=token)
@@ -306,3 +319,33 @@ async def test_a_large_result_becomes_an_artifact(fleet: Fleet) -> None:
 
     assert end.state == pb.Job.STATE_COMPLETED
     assert end.result[0].artifact.startswith("artifacts/")
+
+
+@pytest.mark.parametrize("how", ["progress", "log", "raise", "return"])
+async def test_half_characters_harm_nobody(fleet: Fleet, how: str) -> None:
+    stub = fleet.jobs()
+    job = await created(stub, wanted("half_text", {"how": how}))
+    events = await events_of(stub, job.name)
+    listed = await stub.ListJobs(pb.ListJobsRequest(filter="tool = half_text"))
+
+    end = events[-1].end
+    assert end.attempt == 1
+    if how in ("progress", "log"):
+        told = [event.progress.message or event.log.message for event in events]
+        assert (end.state, "\\udcff" in told) == (pb.Job.STATE_COMPLETED, True)
+    else:
+        assert end.state == pb.Job.STATE_FAILED
+    assert job.name in [item.name for item in listed.jobs]
+
+
+async def test_the_wait_for_a_slot_of_the_tool_is_no_time_of_the_attempt(fleet: Fleet) -> None:
+    stub = fleet.jobs()
+    request = wanted("one_at_a_time", {"seconds": 0.5})
+    jobs = [await created(stub, request) for _ in range(3)]
+
+    ends = [await ended(stub, job.name) for job in jobs]
+    assert [(end.state, end.attempt) for end in ends] == [(pb.Job.STATE_COMPLETED, 1)] * 3
+    assert ends[-1].start_time.ToDatetime() - ends[0].start_time.ToDatetime() > timedelta(seconds=0.8)
+    late = await ended(stub, (await created(stub, wanted("one_at_a_time", {"seconds": 9.0}))).name)
+    assert from_status(late.error).reason == "TOOL_TIMEOUT"
+    assert "within 0.8 s" in late.state_message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -70,7 +70,7 @@ def test_a_runner_whose_attempt_is_over_is_fenced_off() -> None:
         with pytest.raises(Fenced):
             machine.failed(job, 1, CRASH, share=0, keep=KEEP, now=NOW)
         with pytest.raises(Fenced):
-            machine.handed_back(job, 1, now=NOW)
+            machine.handed_back(job, 1, keep=KEEP, now=NOW)
         with pytest.raises(Fenced):
             machine.cancelled(job, 1, keep=KEEP, now=NOW)
 
@@ -145,7 +145,7 @@ def test_only_the_last_attempts_are_remembered() -> None:
     job = new()
     for _ in range(KEPT_ATTEMPTS + 5):
         running = begun(job)
-        job = machine.handed_back(running, running.attempt, now=NOW)
+        job = machine.handed_back(running, running.attempt, keep=KEEP, now=NOW)
 
     assert [item.number for item in job.attempts] == list(range(6, KEPT_ATTEMPTS + 6))
     assert job.attempts_begun == 0
@@ -162,7 +162,8 @@ def test_a_cancelled_job_ends_or_is_being_stopped() -> None:
     assert machine.cancel_requested(stopping, keep=KEEP, now=NOW) is None
     lost = machine.lost(stopping, keep=KEEP, now=NOW)
     assert lost is not None
-    ends = (machine.cancelled(stopping, 1, keep=KEEP, now=NOW), failed(stopping), lost)
+    handed_back = machine.handed_back(stopping, 1, keep=KEEP, now=NOW)
+    ends = (machine.cancelled(stopping, 1, keep=KEEP, now=NOW), failed(stopping), lost, handed_back)
     assert {job.state for job in ends} == {State.CANCELLED}
 
 
@@ -199,6 +200,30 @@ def test_a_retried_job_starts_anew_and_remembers() -> None:
     with pytest.raises(JobNotRetryable):
         machine.retried(late, principal="bob", deadline=None, now=after(6))
     assert machine.retried(late, principal="bob", deadline=after(9), now=after(6)).spec.deadline == after(9)
+
+
+def test_a_retried_job_waits_for_its_time_as_a_new_one_does() -> None:
+    def cancelled(**spec: Any) -> Job:
+        job = machine.cancel_requested(new(**spec), keep=KEEP, now=NOW)
+        assert job is not None
+        return job
+
+    def again(job: Job, *, deadline: datetime | None = None, at: float = 1.0) -> Job:
+        return machine.retried(job, principal="bob", deadline=deadline, now=after(at))
+
+    early, clean = cancelled(not_before=after(60)), cancelled(carbon=CarbonPolicy())
+    waiting, green = again(early), again(clean)
+
+    assert (waiting.phase, waiting.wait_reason, waiting.wait_until) == (
+        Phase.DEFERRED,
+        WaitReason.NOT_BEFORE,
+        after(60),
+    )
+    assert (green.wait_reason, green.ask_carbon_at) == (WaitReason.CARBON, after(1))
+    assert again(early, at=61).phase is Phase.QUEUED
+    assert again(clean, at=3601).phase is Phase.QUEUED
+    with pytest.raises(JobNotRetryable):
+        again(early, deadline=after(30))
 
 
 @pytest.mark.parametrize(

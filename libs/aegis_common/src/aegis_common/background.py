@@ -1,15 +1,35 @@
-"""Work that repeats in the background for as long as an `async with` block runs."""
+"""Work in the background: work that repeats while an `async with` block runs, and tasks that really end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Self
+from typing import Any, Final, Self
 
-_log = logging.getLogger(__name__)
+_AGAIN_S: Final = 1.0
+_log: Final = logging.getLogger(__name__)
+
+
+async def ended(*tasks: asyncio.Task[Any] | None, again_s: float = _AGAIN_S) -> None:
+    """Cancel tasks and wait until they have ended; whatever they raise is let go.
+
+    A library may take a cancellation for its own timeout and swallow it, so that the task goes on: it is
+    cancelled again until it ends.
+
+    Args:
+        tasks: What has to end; None stands for a task that was never started.
+        again_s: How long a task may tidy up until it is cancelled again, in seconds.
+    """
+    left = {task for task in tasks if task is not None}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=again_s)
+    for task in tasks:
+        if task is not None and not task.cancelled():
+            task.exception()  # seen: asyncio need not warn of it
 
 
 class Every:
@@ -41,10 +61,7 @@ class Every:
 
     async def __aexit__(self, *exception: object) -> None:
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await ended(task)
 
     async def _run(self) -> None:
         while True:

@@ -24,6 +24,7 @@ from aegis_agent.domain.tool import ToolSpec
 from aegis_common.errors import AegisError
 
 DEFAULT_BATCH_CONCURRENCY: Final = 8
+_NO_END_S: Final = 10 * 365 * 86400.0
 MAY_RAISE: Final = "admin"
 """Role that may give a call a higher class than its tool has."""
 
@@ -40,7 +41,8 @@ class Action:
     Attributes:
         tool: Name of the tool.
         payload: Its input.
-        timeout: Longest time that it may take; None means the tool's default.
+        timeout: Longest time that it may take, of a job's attempt: from the start of the work; None means the
+            tool's default.
         priority: Class of the call; None means the tool's. One above the tool's counts for admins only.
     """
 
@@ -113,9 +115,9 @@ class Dispatcher:
             loop = asyncio.get_running_loop()
             came = loop.time()
             artifacts = self.artifacts(caller) if self.artifacts else None
-            loading = self._loading(registration, action, caller, time_left)
+            loading = self._loading(registration, action, caller, time_left, job=attempt.job)
             arguments = await bound(action.payload, tool, artifacts, loading=loading)
-            limit, deadline = _limit(action, tool.spec, time_left, came=came)
+            limit, deadline = _limit(action, tool.spec, time_left, came=came, job=attempt.job)
             execution = Execution(
                 registration=registration,
                 call=Call(
@@ -129,6 +131,7 @@ class Dispatcher:
                     artifacts=artifacts,
                 ),
                 limit=limit,
+                work=_work_time(action, tool.spec) if attempt.job else None,
                 priority=_priority(action, tool.spec, caller),
                 collect=collect,
                 measure=self.measure,
@@ -141,13 +144,19 @@ class Dispatcher:
 
     @asynccontextmanager
     async def _loading(
-        self, registration: Registration, action: Action, caller: Caller, time_left: timedelta | None
+        self,
+        registration: Registration,
+        action: Action,
+        caller: Caller,
+        time_left: timedelta | None,
+        *,
+        job: str,
     ) -> AsyncIterator[None]:
         """Let few calls bring artifacts into memory at once, and none that would be sent away with them."""
         spec = registration.tool.spec
         came = asyncio.get_running_loop().time()
         async with registration.loading:
-            limit, deadline = _limit(action, spec, time_left, came=came)
+            limit, deadline = _limit(action, spec, time_left, came=came, job=job)
             if not (spec.cacheable and self._cache.enabled):
                 try:
                     claim = Claim(caller.tenant, _priority(action, spec, caller), deadline, limit)
@@ -211,15 +220,22 @@ class Dispatcher:
 
 
 def _limit(
-    action: Action, spec: ToolSpec, time_left: timedelta | None, *, came: float
+    action: Action, spec: ToolSpec, time_left: timedelta | None, *, came: float, job: str
 ) -> tuple[timedelta, float]:
-    """Return the call's time and its end: the tool's time counts from now, the caller's since it *came*."""
-    limit = min(action.timeout or spec.default_timeout, spec.max_timeout)
-    end = asyncio.get_running_loop().time() + limit.total_seconds()
+    """Return the call's time and its end: the tool's time counts from now, the caller's since it *came*.
+
+    The caller's alone ends a job's wait; the tool's time counts from the start of its work.
+    """
+    limit = _work_time(action, spec)
+    end = asyncio.get_running_loop().time() + (_NO_END_S if job else limit.total_seconds())
     if time_left is None or came + time_left.total_seconds() >= end:
         return limit, end
     time_left = max(time_left, timedelta(0))
     return time_left, came + time_left.total_seconds()
+
+
+def _work_time(action: Action, spec: ToolSpec) -> timedelta:
+    return min(action.timeout or spec.default_timeout, spec.max_timeout)
 
 
 def _priority(action: Action, spec: ToolSpec, caller: Caller) -> Priority:

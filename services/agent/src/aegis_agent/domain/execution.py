@@ -76,6 +76,7 @@ class Execution:
 
     Attributes:
         limit: Its whole time, for messages.
+        work: Longest time of the work alone, from its start, where the wait does not count; else None.
         collect: Whether the items of a streaming tool become one list; else they go to the call's sink.
         shared: Slots that all child processes of this agent share, or None.
         on_begin: Awaited when the call has its slot.
@@ -87,6 +88,7 @@ class Execution:
     priority: Priority
     collect: bool
     measure: Measure
+    work: timedelta | None = None
     shared: Slots | None = None
     on_begin: OnBegin | None = None
 
@@ -104,7 +106,7 @@ class Execution:
         try:
             async with scope, self._slot():
                 begun = loop.time()
-                result = await self._begun(timedelta(seconds=begun - asked))
+                result = await self._begun(timedelta(seconds=begun - asked), scope)
             _refuse_late(scope)
             if not tool.spec.streams:
                 await offloaded(tool.checks.output, result.value)
@@ -136,13 +138,17 @@ class Execution:
     def _claim(self) -> Claim:
         return Claim(self.call.caller.tenant, self.priority, self.call.deadline, self.limit)
 
-    async def _begun(self, waited: timedelta) -> Result:
+    async def _begun(self, waited: timedelta, scope: asyncio.Timeout) -> Result:
         tool = self.registration.tool
         self.measure.waited(tool.spec.name, waited.total_seconds())
         if self.on_begin is not None:
             await self.on_begin(Begun(tool=tool, queue_time=waited))
         loop = asyncio.get_running_loop()
         start = loop.time()
+        if self.work is not None and start + self.work.total_seconds() < self.call.deadline:
+            self.limit = self.work
+            self.call = replace(self.call, deadline=start + self.work.total_seconds())
+            scope.reschedule(self.call.deadline)
         value = await self._attempts()
         spent = loop.time() - start
         self.registration.admission.finished(spent)

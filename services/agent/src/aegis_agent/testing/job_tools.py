@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from aegis_agent import tool
@@ -85,3 +86,23 @@ async def tell(context: AsyncContext, lines: int = 3) -> str:
         await context.progress(number + 1, lines, f"step {number}")
         context.log.warning("line %d", number)
     return "told"
+
+
+@tool(concurrency=8, idempotent=True)
+async def half_text(context: AsyncContext, how: str) -> str:
+    """Tells, returns or raises half of a character pair, as a file name that is no UTF-8 has it."""
+    text = "\udcff"
+    if how == "progress":
+        await context.progress(1, 2, text)
+    if how == "log":
+        context.log.warning(text)
+    if how == "raise":
+        raise ValueError(text)
+    return text if how == "return" else "whole"
+
+
+@tool(concurrency=1, queue_size=64, default_timeout=timedelta(seconds=0.8))
+async def one_at_a_time(seconds: float = 0.0) -> str:
+    """Waits; one call at a time."""
+    await asyncio.sleep(seconds)
+    return "waited"

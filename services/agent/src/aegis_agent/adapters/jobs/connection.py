@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, Final, TypeVar
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_common.errors import ConfigurationError
@@ -19,18 +20,12 @@ TIMEOUT_S: Final = 5.0
 """Longest wait for one answer."""
 _CONNECTIONS: Final = 64
 _RETRY_PAUSE_S: Final = 0.05
-_AWAY: Final = (
-    "OOM",
-    "MISCONF",
-    "LOADING",
-    "MASTERDOWN",
-    "READONLY",
-    "NOREPLICAS",
-    "BUSY ",
-    "NOAUTH",
-    "UNBLOCKED",
+_AWAY: Final = re.compile(
+    r"(?:^|-)(?:OOM|MISCONF|LOADING|MASTERDOWN|READONLY|NOREPLICAS|BUSY|NOAUTH|UNBLOCKED)\b"
 )
-"""How the answers of a Redis begin that cannot take a write now."""
+"""Code of the answers of a Redis that cannot take a write now; a script has it in the middle of its error."""
+_CODES: Final[dict[type[BaseException], str]] = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
+_DEMOTED: Final = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN)\b")
 _log: Final = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -82,9 +77,12 @@ class Connection:
         try:
             return await work(self.client)
         except (RedisError, OSError, TimeoutError) as error:
-            if isinstance(error, ResponseError) and not str(error).startswith(_AWAY):
+            if isinstance(error, ResponseError) and not _says(error, _AWAY):
                 raise  # a fault of ours
             self._steady_since = time.monotonic()
+            if _says(error, _DEMOTED):
+                # Its name may lead to another primary by now: the next command asks for it.
+                await self.client.connection_pool.disconnect(inuse_connections=False)
             raise JobStoreUnavailable.because(_cause(error)) from error
 
     def steady_for(self) -> float:
@@ -142,6 +140,11 @@ async def _sync_faults(client: redis.asyncio.Redis) -> list[_Fault]:
     if mode == "always":
         return []
     return [_Fault(f"it acknowledges what is not on disk yet (appendfsync {mode}): set `appendfsync always`")]
+
+
+def _says(error: BaseException, code: re.Pattern[str]) -> bool:
+    # The library takes the code out of an error that it has a class for.
+    return bool(code.search(f"{_CODES.get(type(error), '')} {error}".strip()))
 
 
 def _cause(error: BaseException) -> str:

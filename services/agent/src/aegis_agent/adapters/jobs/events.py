@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from aegis_agent.adapters.jobs.store import RedisJobStore, insist
 from aegis_agent.domain.call import Checkpoint, Chunk, Event, LogLine, Progress
 from aegis_agent.domain.execution import MAX_COLLECTED_BYTES
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable, ResultTooLarge
-from aegis_agent.domain.jobs.job import JobRef
+from aegis_agent.domain.jobs.job import JobRef, plain_text
 from aegis_agent.domain.offload import offloaded
 from aegis_agent.domain.sizes import size_of
 
@@ -27,7 +27,6 @@ PROGRESS: Final = "progress"
 LOG: Final = "log"
 CHUNK: Final = "chunk"
 
-MAX_CHECKPOINT_BYTES: Final = 1 << 20
 _MAX_CHUNK_BYTES: Final = 32 << 10
 _MAX_LINE: Final = 2_000
 _WAITING: Final = 64
@@ -81,9 +80,10 @@ class Teller:
     async def take(self, event: Event) -> None:
         """Take one event; the sink of a call."""
         if isinstance(event, Progress):
-            self._progress = event
+            self._progress = replace(event, message=plain_text(event.message, _MAX_LINE))
         elif isinstance(event, LogLine):
-            await self._lines.put((LOG, json.dumps([event.level, event.message[:_MAX_LINE]]).encode()))
+            line = json.dumps([event.level, plain_text(event.message, _MAX_LINE)])
+            await self._lines.put((LOG, line.encode()))
         elif isinstance(event, Chunk):
             self._collect(event.value)
             await self._lines.put((CHUNK, await offloaded(_chunk, event.value)))

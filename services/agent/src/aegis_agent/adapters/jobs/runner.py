@@ -13,6 +13,7 @@ from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.work import Bench, Stop, Work
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_agent.domain.jobs.job import JobRef
+from aegis_common.background import ended
 
 _LOOK_S: Final = 1.0
 """How often it looks for work without an announcement."""
@@ -126,10 +127,7 @@ class JobRunner:
                     work.stop(Stop.LOST)
 
     async def _drained(self) -> None:
-        taking = self._loops[:1]
-        for task in taking:
-            task.cancel()
-        await asyncio.gather(*taking, return_exceptions=True)
+        await ended(*self._loops[:1])  # it takes no more
         if self._work:
             _log.info("job runner drains", extra={"jobs": len(self._work)})
             await asyncio.wait(set(self._work), timeout=self._grace.total_seconds())
@@ -137,10 +135,7 @@ class JobRunner:
             work.stop(Stop.DRAINING)
         if self._work:
             await asyncio.wait(set(self._work), timeout=_LAST_WRITES_S)
-        left = [*self._work, *self._loops]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await ended(*self._work, *self._loops)
         with contextlib.suppress(JobStoreUnavailable, TimeoutError):
             async with asyncio.timeout(_LAST_WRITES_S):
                 await self._bench.queue.leave()

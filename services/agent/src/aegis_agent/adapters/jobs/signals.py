@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from aegis_agent.adapters.jobs import keys
 from aegis_agent.domain.jobs.job import JobRef
+from aegis_common.background import ended
 
 _PAUSE_S: Final = 0.5
 _log: Final = logging.getLogger(__name__)
@@ -46,10 +47,7 @@ class Signals:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await ended(self._task)
 
     def wake(self) -> None:
         """Let whoever waits for work look now."""
@@ -94,8 +92,7 @@ class Signals:
             while True:
                 self._take(await pubsub.get_message(ignore_subscribe_messages=True, timeout=None))
         finally:
-            subscribing.cancel()
-            await asyncio.gather(subscribing, return_exceptions=True)
+            await ended(subscribing)
 
     async def _subscribe(self, pubsub: Any) -> None:
         """Follow the channels of those who watch."""

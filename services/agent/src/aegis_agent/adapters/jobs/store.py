@@ -52,7 +52,10 @@ class RedisJobStore:
 
     async def known(self, tenant: str, request_id: str, *, request_hash: str) -> Job | None:
         seen = await self.connection.run(lambda client: client.get(keys.request(tenant, request_id)))
-        return None if seen is None else await self._seen(tenant, seen, request_id, request_hash)
+        try:
+            return None if seen is None else await self._seen(tenant, seen, request_id, request_hash)
+        except UnknownJob:
+            return None  # deleted in the same moment, and its request with it
 
     async def create(self, job: Job, *, payload: bytes, request_hash: str) -> Job:
         job = replace(job, revision=1)

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -24,6 +25,8 @@ from aegis_common.clock import Clock
 _MARGIN_S: Final = 5.0
 _LOOK_S: Final = 5.0
 _BATCH: Final = 100
+_EVENT_ID: Final = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_LARGEST: Final = 2**64 - 1
 
 
 class JobWatcher:
@@ -86,7 +89,11 @@ class JobWatcher:
     async def _dropped(self, ref: JobRef, seen: str) -> bool:
         """Whether events after that place are no longer there."""
         first = await events.read(self._store, ref, after="0-0", count=1)
-        return bool(first) and _place(first[0].event_id) > _place(seen)
+        if not first:
+            return False
+        last = await events.last_id(self._store, ref)
+        # Later than the last one: the stream was made anew on a clock that had been set back.
+        return not _place(first[0].event_id) <= _place(seen) <= _place(last)
 
     async def _standing(self, ref: JobRef, seen: str) -> pb.WatchJobResponse:
         stored = await self._store.load_whole(ref)
@@ -129,8 +136,16 @@ class JobWatcher:
 
 
 def _place(event_id: str) -> tuple[int, int]:
-    time, _, number = event_id.partition("-")
-    return int(time), int(number)
+    """Return what tells which of two events came first.
+
+    Raises:
+        ValueError: It is no id of an event.
+    """
+    found = _EVENT_ID.fullmatch(event_id)
+    place = (int(found[1]), int(found[2])) if found else (-1, -1)
+    if not found or max(place) > _LARGEST:
+        raise ValueError(f"{event_id!r} is no id of an event")
+    return place
 
 
 def _encode(ref: JobRef, event_id: str) -> str:
@@ -142,7 +157,7 @@ def _decode(token: str, ref: JobRef) -> str:
     try:
         digest, event_id = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         _place(event_id)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise InvalidResumeToken("resume_token cannot be read; take it from an event") from error
     if digest != _digest(ref):
         raise InvalidResumeToken(f"resume_token is not one of jobs/{ref.job_id}", job=ref.job_id)

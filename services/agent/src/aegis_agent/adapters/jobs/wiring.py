@@ -30,6 +30,7 @@ from aegis_agent.domain.dispatch import Dispatcher
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_agent.domain.jobs.service import Jobs, Limits
 from aegis_agent.domain.registry import Registry
+from aegis_common.background import ended
 from aegis_common.clock import Clock, utc_now
 from aegis_common.errors import ConfigurationError
 from aegis_common.telemetry import Telemetry
@@ -133,7 +134,7 @@ async def running_jobs(
             late = asyncio.create_task(
                 _check_later(connection, strict=options.strict), name="job store check"
             )
-            stack.push_async_callback(_cancelled, late)
+            stack.push_async_callback(ended, late)
         runner.start(signals)
         await stack.enter_async_context(JobMetrics(store, runner, telemetry).counting())
         limits = Limits(keep=options.keep, payload_bytes=options.payload_bytes)
@@ -175,11 +176,6 @@ async def _check_later(connection: Connection, *, strict: bool) -> None:
         else:
             _log.info("the job store answers; jobs are taken")
             return
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _name(instance: str) -> str:

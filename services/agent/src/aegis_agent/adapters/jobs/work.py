@@ -29,6 +29,7 @@ from aegis_agent.domain.jobs.ports import Change
 from aegis_agent.domain.result import Result
 from aegis_agent.domain.tool import JsonSchema
 from aegis_common.auth.principal import Principal
+from aegis_common.background import ended
 from aegis_common.clock import Clock
 from aegis_common.errors import AegisError, ErrorKind
 from aegis_common.rpc.outgoing import acting_for
@@ -102,7 +103,12 @@ class Work:
         if job.phase is not Phase.QUEUED or job.queue_number != self.entry.number:
             await self._drop_stale()
             return
-        with acting_for(Principal.from_record(job.principal), traceparent=job.traceparent):
+        try:
+            principal = Principal.from_record(job.principal)
+        except AegisError as error:
+            await self._refuse(job, Failure.of(error))
+            return
+        with acting_for(principal, traceparent=job.traceparent):
             await self._run(job, stored.payload)
 
     async def _run(self, job: Job, payload: bytes) -> None:
@@ -114,8 +120,7 @@ class Work:
             _log.info("the job went on without this runner", extra={"job": job.ref.member})
             await self._drop_stale()
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            await ended(telling)
 
     async def _drop_stale(self) -> None:
         """Remove the entry if no job depends on it; one whose runner is about to be declared lost does."""
@@ -134,8 +139,7 @@ class Work:
         try:
             await asyncio.wait({self._call})
         except asyncio.CancelledError:
-            self._call.cancel()
-            await asyncio.gather(self._call, return_exceptions=True)
+            await ended(self._call)
             raise
         if self._call.cancelled():
             await teller.finish()
@@ -149,8 +153,7 @@ class Work:
         elif isinstance(error, Fenced):
             raise error
         else:
-            _log.error("a job failed unexpectedly", extra={"job": job.ref.member}, exc_info=error)
-            await self._failed(job, AgentInternal("the agent failed; its log has the cause"), teller)
+            await self._failed(job, _unforeseen(job, error), teller)
 
     async def _dispatch(self, job: Job, payload: bytes, teller: Teller) -> Result:
         caller = caller_of(job.principal)
@@ -194,8 +197,9 @@ class Work:
         try:
             value = teller.chunks if result.tool.spec.streams and result.value is None else result.value
             encoded = await self._encoded(job, value, result.tool.spec.output_schema)
-        except AegisError as error:
-            await self._failed(job, error, teller)
+        except Exception as error:  # an attempt that cannot tell its result has ended all the same
+            known = error if isinstance(error, AegisError) else _unforeseen(job, error)
+            await self._failed(job, known, teller)
             return
         await teller.finish()
         tool = result.tool
@@ -257,12 +261,15 @@ class Work:
                 job, lambda now_: machine.failed(now_, attempt, failure, share=share, keep=keep, now=now)
             )
         elif over or not _later(job, error):
-            number, keep = self.entry.number, self._bench.keep
-            await self._write_unbegun(
-                job, lambda now_: machine.refused(now_, number, failure, keep=keep, now=now)
-            )
+            await self._refuse(job, failure)
         else:
             await self._postpone(job, _pause(job, error))
+
+    async def _refuse(self, job: Job, failure: Failure) -> None:
+        number, keep, clock = self.entry.number, self._bench.keep, self._bench.clock
+        await self._write_unbegun(
+            job, lambda now: machine.refused(now, number, failure, keep=keep, now=clock())
+        )
 
     async def _postpone(self, job: Job, after: timedelta) -> None:
         number = self.entry.number
@@ -281,7 +288,9 @@ class Work:
         elif begun is None:
             await self._postpone(job, timedelta(0))
         elif begun.idempotent:
-            await self._write(job, lambda now: machine.handed_back(now, begun.attempt, now=clock()))
+            await self._write(
+                job, lambda now: machine.handed_back(now, begun.attempt, keep=keep, now=clock())
+            )
         else:
             what = f"the agent process {self._bench.runner!r} that ran it was stopped"
 
@@ -301,7 +310,7 @@ class Work:
         def undone(now: Job) -> Job | None:
             if self._is_ours(now):
                 # It comes back at once, and is looked at again.
-                return machine.handed_back(now, now.attempt, now=self._bench.clock())
+                return machine.handed_back(now, now.attempt, keep=self._bench.keep, now=self._bench.clock())
             return change(now)
 
         await self._write(job, undone)
@@ -321,6 +330,11 @@ def encode(made: Sequence[part_pb2.Part]) -> bytes:
 def decoded(stored: bytes) -> Sequence[part_pb2.Part]:
     """Return stored parts."""
     return pb.Job.FromString(stored).payload
+
+
+def _unforeseen(job: Job, error: BaseException) -> AegisError:
+    _log.error("a job failed unexpectedly", extra={"job": job.ref.member}, exc_info=error)
+    return AgentInternal("the agent failed; its log has the cause")
 
 
 def _later(job: Job, error: AegisError) -> bool:

@@ -16,6 +16,11 @@ KEPT_ATTEMPTS: Final = 50
 MAX_LOSSES: Final = 5
 """Runners that an idempotent job may lose before it fails: it may be what ends them."""
 
+_MESSAGE_LENGTH: Final = 2_000
+_VALUE_LENGTH: Final = 500
+_VALUES: Final = 50
+"""What a job keeps of an error: a tool may put anything into one."""
+
 _RETRYABLE_KINDS: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.RESOURCE_EXHAUSTED})
 _RETRYABLE_REASONS: Final = frozenset({"TOOL_CRASHED", "WORKER_LOST"})
 _FINAL_REASONS: Final = frozenset({"TOOL_OUTPUT_TOO_LARGE", "JOB_RESULT_TOO_LARGE"})
@@ -117,9 +122,9 @@ class Failure:
         return cls(
             kind=error.kind,
             reason=error.reason,
-            message=error.message,
-            metadata=dict(error.metadata),
-            violations=dict(error.violations),
+            message=plain_text(error.message, _MESSAGE_LENGTH),
+            metadata=_plain_pairs(error.metadata),
+            violations=_plain_pairs(error.violations),
         )
 
     @property
@@ -258,3 +263,13 @@ class Job:
     def attempts_begun(self) -> int:
         """Attempts in which the tool's code may have run, the current one included."""
         return sum(1 for item in self.attempts if item.outcome is not Outcome.HANDED_BACK)
+
+
+def plain_text(text: str, length: int) -> str:
+    """Return *text* of at most so many characters, without the half characters that UTF-8 cannot carry."""
+    return text[:length].encode("utf-8", "backslashreplace").decode()
+
+
+def _plain_pairs(pairs: Mapping[str, str]) -> dict[str, str]:
+    some = list(pairs.items())[:_VALUES]
+    return {plain_text(key, _VALUE_LENGTH): plain_text(str(value), _VALUE_LENGTH) for key, value in some}

@@ -48,7 +48,7 @@ def latest_start(spec: JobSpec, created: datetime) -> datetime | None:
 
 
 def accepted(job: Job, *, now: datetime) -> Job:
-    """Return a new job in its first place: deferred, or in the queue."""
+    """Return a new or retried job in its first place: deferred, or in the queue."""
     spec = job.spec
     latest = latest_start(spec, job.created)
     job = replace(job, latest_start=latest)
@@ -190,12 +190,16 @@ def failed(job: Job, attempt: int, failure: Failure, *, share: float, keep: time
     return _ended(job, State.FAILED, failure, keep=keep, now=now)
 
 
-def handed_back(job: Job, attempt: int, *, now: datetime) -> Job:
+def handed_back(job: Job, attempt: int, *, keep: timedelta, now: datetime) -> Job:
     """Return the job in the queue again after an attempt whose code did not run, or may run again.
+
+    One that somebody cancelled meanwhile has ended.
 
     Raises:
         Fenced: *attempt* is not the current one.
     """
+    if job.phase is Phase.CANCELLING:
+        return cancelled(job, attempt, keep=keep, now=now)
     return queued(_closed(job, attempt, Outcome.HANDED_BACK, None, now))
 
 
@@ -258,10 +262,10 @@ def deadline_over(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
 
 
 def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetime) -> Job:
-    """Return a failed or cancelled job in the queue again, for whoever retries it.
+    """Return a failed or cancelled job as a new one, for whoever retries it: its waits are not over by that.
 
     Raises:
-        JobNotRetryable: It completed, has not ended, or its deadline is over.
+        JobNotRetryable: It completed, has not ended, or its deadline is over or before its `not_before`.
     """
     if job.state not in (State.FAILED, State.CANCELLED):
         what = "completed" if job.state is State.COMPLETED else "has not ended"
@@ -277,20 +281,26 @@ def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetim
             job=job.job_id,
             deadline=spec.deadline.isoformat(),
         )
-    return queued(
-        replace(
-            job,
-            spec=spec,
-            principal=principal,
-            state=State.WORKING,
-            failure=None,
-            failures=0,
-            losses=0,
-            hand_backs=0,
-            ended=None,
-            expires=None,
+    if spec.deadline is not None and spec.not_before is not None and spec.deadline <= spec.not_before:
+        raise JobNotRetryable(
+            f"the deadline {spec.deadline.isoformat()} is before not_before, {spec.not_before.isoformat()}",
+            job=job.job_id,
+            deadline=spec.deadline.isoformat(),
+            not_before=spec.not_before.isoformat(),
         )
+    again = replace(
+        job,
+        spec=spec,
+        principal=principal,
+        state=State.WORKING,
+        failure=None,
+        failures=0,
+        losses=0,
+        hand_backs=0,
+        ended=None,
+        expires=None,
     )
+    return accepted(again, now=now)
 
 
 def check_current(job: Job, attempt: int) -> None:
