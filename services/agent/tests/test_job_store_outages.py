@@ -199,7 +199,7 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_new_one(tmp_path:
         name.symlink_to(servers[0].socket)
         async with store_on(f"unix://{name}") as store:
             await kept(store, Clock())
-            await store.connection.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            await store.connection.run(lambda client: client.execute_command("REPLICAOF", "127.0.0.1", "1"))
             with pytest.raises(JobStoreUnavailable):
                 await kept(store, Clock())
             name.unlink()

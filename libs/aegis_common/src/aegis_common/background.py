@@ -22,13 +22,14 @@ async def ended(*tasks: asyncio.Task[Any] | None, again_s: float = _AGAIN_S) -> 
         tasks: What has to end; None stands for a task that was never started.
         again_s: How long a task may tidy up until it is cancelled again, in seconds.
     """
-    left = {task for task in tasks if task is not None}
+    begun = {task for task in tasks if task is not None}
+    left = begun
     while left:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=again_s)
-    for task in tasks:
-        if task is not None and not task.cancelled():
+    for task in begun:
+        if not task.cancelled():
             task.exception()  # seen: asyncio need not warn of it
 
 

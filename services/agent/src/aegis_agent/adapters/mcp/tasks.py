@@ -23,10 +23,9 @@ from pydantic import ConfigDict, Field
 
 from aegis.agent.v1 import part_pb2
 from aegis_agent.adapters import parts
-from aegis_agent.adapters.jobs.work import decoded, encode
+from aegis_agent.adapters.jobs.work import caller_of, decoded, encode
 from aegis_agent.adapters.mcp.content import blocks, structured
 from aegis_agent.adapters.mcp.errors import error_data, tool_error
-from aegis_agent.domain.call import Caller
 from aegis_agent.domain.content import Content
 from aegis_agent.domain.jobs.job import Failure, Job, JobRef, JobSpec, State
 from aegis_agent.domain.jobs.ports import StoredJob
@@ -34,7 +33,7 @@ from aegis_agent.domain.jobs.service import Creator, Jobs, Wanted
 from aegis_agent.domain.offload import offloaded
 from aegis_agent.domain.parts import ArtifactRef, arguments_of
 from aegis_agent.domain.registry import Registry
-from aegis_agent.domain.tool import Tool
+from aegis_agent.domain.tool import JsonSchema, Tool
 from aegis_common.auth.authorize import authorize
 from aegis_common.errors import AegisError
 from aegis_common.rpc.access import method_table
@@ -140,16 +139,22 @@ class TaskHandlers:
     def _result(self, stored: StoredJob, version: str) -> CallToolResult:
         values = [_value(part) for part in decoded(stored.result)]
         value = values[0] if len(values) == 1 else values
-        owned = self._registry.find(stored.job.spec.tool, caller=_caller()).tool.spec
-        schema = owned.output_schema
+        schema = self._schema(stored.job)
+        if schema is None:  # as it is kept
+            return CallToolResult(
+                content=blocks(value), structured_content=value if isinstance(value, dict) else None
+            )
         if isinstance(value, dict) and value.keys() == {"result"} and schema.get("type") != "object":
             value = value["result"]  # how parts carry what is no object
         return CallToolResult(content=blocks(value), structured_content=structured(value, schema, version))
 
-
-def _caller() -> Caller:
-    principal = current_call().principal
-    return Caller(tenant=principal.tenant, subject=principal.subject, roles=principal.roles)
+    def _schema(self, job: Job) -> JsonSchema | None:
+        """Return what the job's tool gives; None when the tool has been removed since."""
+        try:
+            found = self._registry.find(job.spec.tool, caller=caller_of(job.principal))
+        except AegisError:
+            return None
+        return found.tool.spec.output_schema
 
 
 def _declared(ctx: Context) -> bool:
