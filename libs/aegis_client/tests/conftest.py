@@ -92,6 +92,7 @@ class Agent(agent_grpc.AgentServiceServicer):
 
     def __init__(self) -> None:
         self.remaining: list[float] = []
+        self.idempotent: set[str] = set()
         self.streamed: list[agent.DispatchStreamRequest] = []
         self.cancelled = threading.Event()
 
@@ -105,6 +106,7 @@ class Agent(agent_grpc.AgentServiceServicer):
         tool = agent.Tool(
             name=request.name, version="1.0.0", concurrency=2, default_timeout=Duration(seconds=9)
         )
+        tool.idempotent = request.name in self.idempotent
         tool.input_schema.update({"type": "object", "maxProperties": 3})
         return agent.GetToolResponse(tool=tool)
 

@@ -16,6 +16,7 @@ from aegis_client import (
     DeadlineExceeded,
     FailedPrecondition,
     NotFound,
+    Part,
     RetryPolicy,
     Unavailable,
     UsageError,
@@ -114,7 +115,41 @@ def test_a_call_with_effects_is_never_sent_again(deployment: Deployment, code: g
     assert len(deployment.calls("Dispatch")) == 1
 
 
-async def test_the_async_client_retries_in_the_same_way(deployment: Deployment) -> None:
+def test_a_call_of_an_idempotent_tool_is_sent_again_when_the_connection_breaks(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment.agent, "idempotent", {"tools/echo"})
+    deployment.faults.orders["Dispatch"] = [grpc.StatusCode.UNAVAILABLE] * 2
+    deployment.faults.orders["GetTool"] = [grpc.StatusCode.UNAVAILABLE]
+
+    with deployment.client() as client:
+        assert "hi" == client.tools.run("echo", parts=[Part(text="hi")]).value
+        asked = len(deployment.calls("GetTool"))
+        with pytest.raises(NotFound):
+            client.tools.run("nobody")
+
+    assert (3, 2) == (len(deployment.calls("Dispatch")) - 1, asked)
+    assert asked == len(deployment.calls("GetTool"))
+    ids = {call["traceparent"].split("-")[1] for call in deployment.calls("GetTool")}
+    assert ids == {deployment.calls("Dispatch")[0]["traceparent"].split("-")[1]}
+
+
+def test_a_tool_of_which_nothing_is_known_is_not_run_again(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment.agent, "idempotent", {"tools/echo"})
+    deployment.faults.orders["Dispatch"] = [grpc.StatusCode.UNAVAILABLE]
+    deployment.faults.orders["GetTool"] = [failure(ErrorKind.PERMISSION_DENIED)]
+
+    with deployment.client() as client, pytest.raises(Unavailable):
+        client.tools.run("echo")
+
+    assert 1 == len(deployment.calls("Dispatch"))
+
+
+async def test_the_async_client_retries_in_the_same_way(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deployment.faults.orders["CheckSchedule"] = [grpc.StatusCode.UNAVAILABLE] * 2
     deployment.faults.orders["Dispatch"] = [grpc.StatusCode.UNAVAILABLE]
 
@@ -122,10 +157,13 @@ async def test_the_async_client_retries_in_the_same_way(deployment: Deployment) 
         decision = await client.carbon.check("GB")
         with pytest.raises(Unavailable):
             await client.tools.run("echo")
+        monkeypatch.setattr(deployment.agent, "idempotent", {"tools/echo"})
+        deployment.faults.orders["Dispatch"] = [grpc.StatusCode.UNAVAILABLE]
+        await client.tools.run("echo")
 
     assert decision
     assert len(deployment.calls("CheckSchedule")) == 3
-    assert len(deployment.calls("Dispatch")) == 1
+    assert len(deployment.calls("Dispatch")) == 3
 
 
 def test_the_wait_that_a_service_asks_for_is_kept(deployment: Deployment) -> None:

@@ -151,7 +151,7 @@ def run_operation(
     timeout: float | None = None,
     priority: str = "",
 ) -> Operation[ToolResult]:
-    """Run one tool. Not retried: a tool may have effects.
+    """Run one tool. When the connection breaks, it is run again only if the tool is idempotent.
 
     Args:
         name: `image_ocr` or `tools/image_ocr`.
@@ -177,7 +177,9 @@ def run_operation(
     """
     action = _action(name, arguments, parts, files, timeout, priority)
     limit = DISPATCH.default_timeout_s if timeout is None else timeout
-    return Operation(DISPATCH, _request(action), _read_result, limit + GRACE_S)
+    request = _request(action)
+    harmless = Operation(GET_TOOL, pb.GetToolRequest(name=request.tool), _is_idempotent)
+    return Operation(DISPATCH, request, _read_result, limit + GRACE_S, harmless)
 
 
 def _stream(
@@ -275,6 +277,10 @@ def _priority(name: str) -> pb.Tool.Priority.ValueType:
 
 def _read_tools(answer: pb.ListToolsResponse) -> Page[Tool]:
     return Page([_read_tool(tool) for tool in answer.tools], answer.next_page_token)
+
+
+def _is_idempotent(answer: pb.GetToolResponse) -> bool:
+    return answer.tool.idempotent
 
 
 def _read_tool(tool: pb.Tool) -> Tool:

@@ -189,7 +189,7 @@ class _Renderer:
             else:
                 host["routes"].remove(route)
         if self.settings.agent_http is None:
-            for name in ("mcp", "inference-root", "inference"):
+            for name in ("mcp-reads", "mcp", "inference-root", "inference"):
                 host["routes"].remove(named(host["routes"], name))
 
     def _clusters(self) -> None:

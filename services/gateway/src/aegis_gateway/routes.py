@@ -39,6 +39,8 @@ _CONTENT_HEADERS: Final = [
     {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     for name, value in (("content-disposition", "attachment"), ("x-content-type-options", "nosniff"))
 ]
+# A dead host looks idle, so that of two hosts three draws in four are of it.
+_DRAWS: Final = 32
 # Envoy's idle timer must not fire before the deadline that it stands beside.
 _IDLE_SLACK_S: Final = 5.0
 
@@ -203,13 +205,13 @@ def _retry_policy(rule: MethodRule) -> Tree:
     unary = not (rule.client_streaming or rule.server_streaming)
     more = ",reset,unavailable" if rule.safe and unary else ""
     return {
-        "retry_on": "connect-failure,refused-stream" + more,
+        "retry_on": "connect-failure,refused-stream,reset-before-request" + more,
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         "retry_host_predicate": [
             {"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": _PREVIOUS_HOSTS}}
         ],
-        "host_selection_retry_max_attempts": 3,
+        "host_selection_retry_max_attempts": _DRAWS,
     }
 
 

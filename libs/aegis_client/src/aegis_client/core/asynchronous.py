@@ -30,14 +30,25 @@ class AsyncTransport:
         self._policy = policy
 
     async def call(self, operation: Operation[T]) -> T:
-        trace_id = begin_call()
+        return await self._call(operation, begin_call())
+
+    async def _call(self, operation: Operation[T], trace_id: str) -> T:
         attempts = Attempts(operation, self._policy)
         while True:
             try:
                 return operation.read(await self._unary(operation, trace_id, attempts.remaining))
             except grpc.RpcError as error:
-                pause = attempts.pause(api_error(error, trace_id))
+                failed = api_error(error, trace_id)
+                if (question := attempts.question(failed)) is not None:
+                    attempts.harmless = await self._answer(question, trace_id)
+                pause = attempts.pause(failed)
             await asyncio.sleep(pause)
+
+    async def _answer(self, question: Operation[bool], trace_id: str) -> bool:
+        try:
+            return await self._call(question, trace_id)
+        except AegisApiError:
+            return False
 
     async def send(self, upload: Upload[T]) -> T:
         trace_id = begin_call()

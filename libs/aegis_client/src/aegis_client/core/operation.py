@@ -63,12 +63,14 @@ class Operation(Generic[T]):
         request: What is sent.
         read: Turns the answer into the result.
         timeout: Deadline of the whole call with its retries, in seconds; None means the method's default.
+        harmless: Asks whether sending this call again does no harm, where its method alone does not tell.
     """
 
     method: Method[Any]
     request: Message
     read: Callable[[Any], T]
     timeout: float | None = None
+    harmless: Operation[bool] | None = None
 
     def __post_init__(self) -> None:
         time_limit(self.timeout)

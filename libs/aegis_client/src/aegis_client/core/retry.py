@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar
 
@@ -44,12 +44,17 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of one call with one answer, all within one deadline."""
+    """The attempts of one call with one answer, all within one deadline.
+
+    Attributes:
+        harmless: Whether sending the call again is known to do no harm, although its method does not say so.
+    """
 
     operation: Operation[Any] | Upload[Any]
     policy: RetryPolicy
     clock: Callable[[], float] = time.monotonic
     failures: int = 0
+    harmless: bool = False
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +68,16 @@ class Attempts:
         """Time left, in seconds; never below 0."""
         return max(self.deadline - self.clock(), 0.0)
 
+    def question(self, error: AegisApiError) -> Operation[bool] | None:
+        """Return what to ask before `pause`: its answer is `harmless`; None when there is nothing to ask."""
+        operation = self.operation
+        if isinstance(operation, Upload) or operation.harmless is None or self.harmless:
+            return None
+        left = self.remaining
+        if not isinstance(error, Unavailable) or self.failures + 1 >= self.policy.attempts or not left:
+            return None
+        return replace(operation.harmless, timeout=left)
+
     def pause(self, error: AegisApiError) -> float:
         """Return how long to wait before the next attempt, in seconds.
 
@@ -73,7 +88,8 @@ class Attempts:
         delay = self.policy.delay(self.failures, error.retry_after)
         operation = self.operation
         once = isinstance(operation, Upload) and not operation.repeatable
-        retryable = operation.method.idempotent and not once and isinstance(error, Unavailable)
+        repeatable = (operation.method.idempotent or self.harmless) and not once
+        retryable = repeatable and isinstance(error, Unavailable)
         if not retryable or self.failures >= self.policy.attempts or delay >= self.remaining:
             raise error
         return delay

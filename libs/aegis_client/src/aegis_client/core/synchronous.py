@@ -29,14 +29,25 @@ class SyncTransport:
         self._policy = policy
 
     def call(self, operation: Operation[T]) -> T:
-        trace_id = begin_call()
+        return self._call(operation, begin_call())
+
+    def _call(self, operation: Operation[T], trace_id: str) -> T:
         attempts = Attempts(operation, self._policy)
         while True:
             try:
                 return operation.read(self._unary(operation, trace_id, attempts.remaining))
             except grpc.RpcError as error:
-                pause = attempts.pause(api_error(error, trace_id))
+                failed = api_error(error, trace_id)
+                if (question := attempts.question(failed)) is not None:
+                    attempts.harmless = self._answer(question, trace_id)
+                pause = attempts.pause(failed)
             time.sleep(pause)
+
+    def _answer(self, question: Operation[bool], trace_id: str) -> bool:
+        try:
+            return self._call(question, trace_id)
+        except AegisApiError:
+            return False
 
     def send(self, upload: Upload[T]) -> T:
         trace_id = begin_call()

@@ -1,0 +1,139 @@
+"""Calls that go on through the gateway, by every door, while something happens behind it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import numpy as np
+
+from aegis_agent.adapters.oip import messages
+from oip_support import infer_request
+from replica_support import Replicas
+
+MODEL: Final = "colours"
+_ROW: Final = np.array([[0, 1, 0, 0]], dtype=np.float32)
+_META: Final = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}},
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that failed: when it began, on the clock of `time.monotonic`, and how."""
+
+    kind: str
+    begun: float
+    error: str
+
+
+@dataclass
+class Load:
+    """What came of the calls so far."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+    def grown(self, since: Mapping[str, int], by: int) -> bool:
+        """Return whether each kind has *by* more calls done than it had."""
+        return all(self.done[kind] >= since[kind] + by for kind in since)
+
+
+def mcp(http: Any, method: str, **params: Any) -> dict[str, Any]:
+    """Send one MCP request and return its result.
+
+    Raises:
+        AssertionError: There is none.
+    """
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": _META}}
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": method,
+    }
+    if named := params.get("taskId") or params.get("name"):
+        headers["mcp-name"] = named
+    answer = http.post("/mcp", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    text = answer.text
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        text = [line for line in text.splitlines() if line.startswith("data: ")][-1].removeprefix("data: ")
+    found = json.loads(text)
+    assert "result" in found, found
+    result: dict[str, Any] = found["result"]
+    return result
+
+
+@contextmanager
+def doors(replicas: Replicas) -> Iterator[dict[str, Callable[[], Any]]]:
+    """Give a call by each door; those that begin with `again` may be sent again without harm."""
+    with replicas.client() as client, replicas.http() as http, replicas.channel() as channel:
+        yield _doors(client, http, channel)
+
+
+def _doors(client: Any, http: Any, channel: Any) -> dict[str, Callable[[], Any]]:
+    infer = channel.unary_unary(
+        f"/{messages.SERVICE}/ModelInfer",
+        request_serializer=messages.ModelInferRequest.SerializeToString,
+        response_deserializer=messages.ModelInferResponse.FromString,
+    )
+    row = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [0, 1, 0, 0]}
+
+    def rest() -> None:
+        answer = _whole(lambda: http.post(f"/v2/models/{MODEL}/infer", json={"inputs": [row]}))
+        assert answer.status_code == 200, answer.text
+
+    def list_mcp() -> None:
+        assert _whole(lambda: mcp(http, "tools/list"))["tools"]
+
+    return {
+        "again: idempotent tool": lambda: client.tools.run("repeatable", {"text": "hi", "seconds": 0.02}),
+        "again: inference": lambda: infer(infer_request(MODEL, "input", _ROW, "FP32"), timeout=30),
+        "again: inference over REST": rest,
+        "again: list of jobs": lambda: next(iter(client.jobs.list(page_size=1)), None),
+        "once: tool": lambda: client.tools.run("add", {"a": 1}),
+        "once: MCP": lambda: mcp(http, "tools/call", name="add", arguments={"a": 1}),
+        "again: MCP list": list_mcp,
+    }
+
+
+def _whole(ask: Callable[[], Any]) -> Any:
+    """Ask once more when the answer was cut off in the middle; no proxy can do that for its client."""
+    try:
+        return ask()
+    except httpx.RemoteProtocolError:
+        return ask()
+
+
+@contextmanager
+def calling(calls: Mapping[str, Callable[[], Any]]) -> Iterator[Load]:
+    """Make each call again and again, while the block runs, each in a thread of its own."""
+    load, over = Load(Counter(dict.fromkeys(calls, 0))), threading.Event()
+
+    def go_on(kind: str, call: Callable[[], Any]) -> None:
+        while not over.is_set():
+            begun = time.monotonic()
+            try:
+                call()
+            except Exception as error:  # any failure counts
+                load.failures.append(Failure(kind, begun, f"{type(error).__name__}: {error}"))
+                time.sleep(0.02)
+            load.done[kind] += 1
+
+    threads = [threading.Thread(target=go_on, args=item, daemon=True) for item in calls.items()]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
