@@ -17,7 +17,8 @@ import grpc
 import grpc.aio
 
 from aegis_agent.adapters.models.library import StoredModels
-from aegis_agent.adapters.models.loader import ModelOptions, OnnxLoader
+from aegis_agent.adapters.models.loader import OnnxLoader
+from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
 from aegis_agent.domain.inferences import Inferences
 from aegis_agent.domain.models import Models

@@ -10,7 +10,8 @@ from typing import Any
 
 from aegis_agent import AgentManager
 from aegis_agent.adapters.models.library import StoredModels
-from aegis_agent.adapters.models.loader import ModelOptions, OnnxLoader
+from aegis_agent.adapters.models.loader import OnnxLoader
+from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.domain.call import Caller
 from aegis_agent.domain.dispatch import Action
 from aegis_agent.domain.models import Models

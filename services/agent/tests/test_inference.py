@@ -16,8 +16,9 @@ import pytest_asyncio
 from onnx import TensorProto, helper, numpy_helper
 
 from aegis_agent import AgentManager
-from aegis_agent.adapters.models.loader import ModelOptions, OnnxLoader, profile_of
+from aegis_agent.adapters.models.loader import OnnxLoader, profile_of
 from aegis_agent.adapters.models.onnx_models import ChildModel, InProcessModel
+from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.adapters.models.runner import OnnxRunner
 from aegis_agent.domain.errors import ModelNotLoadable, ToolFailed
 from aegis_agent.domain.inference import Strategy

@@ -20,7 +20,8 @@ from aegis.agent.v1 import replica_pb2
 from aegis_agent import AgentManager
 from aegis_agent.adapters.jobs.connection import connect
 from aegis_agent.adapters.models import library
-from aegis_agent.adapters.models.loader import ModelOptions, OnnxLoader
+from aegis_agent.adapters.models.loader import OnnxLoader
+from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.adapters.replicas.roster import PREFIX, Roster
 from aegis_agent.domain.models import Models
 from aegis_agent.domain.replicas import ReplicaState, ReplicaStatus

@@ -22,7 +22,8 @@ from aegis_agent.adapters.mcp.mounts import Mounts
 from aegis_agent.adapters.mcp.upstream import UpstreamOptions
 from aegis_agent.adapters.metrics import CallMetrics, observe_cache, observe_calls
 from aegis_agent.adapters.models.library import StoredModels
-from aegis_agent.adapters.models.loader import ModelOptions, OnnxLoader
+from aegis_agent.adapters.models.loader import OnnxLoader
+from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.adapters.plugins import installed_tools, named_tools
 from aegis_agent.adapters.remote.fleet import Fleet
 from aegis_agent.adapters.remote.peers import Peers

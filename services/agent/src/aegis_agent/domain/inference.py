@@ -56,6 +56,7 @@ class Profile:
     Attributes:
         strategy: How the model is run.
         memory_bytes: What one instance adds to a process; at least the size of the file.
+        provider: What runs it: `CPU` or `CUDA`.
         batch_1_us: Time of a run on one row, in microseconds; None where it could not be measured.
         batch_8_us: The same for eight rows; None where the first dimension is not open.
         terminate_ms: How long a running inference takes to stop when it is told to, in milliseconds; 0 where
@@ -69,6 +70,7 @@ class Profile:
 
     strategy: Strategy
     memory_bytes: int
+    provider: str = "CPU"
     batch_1_us: float | None = None
     batch_8_us: float | None = None
     terminate_ms: float | None = None

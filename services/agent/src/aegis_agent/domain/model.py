@@ -128,6 +128,18 @@ class ModelLoader(Protocol):
 
         Raises:
             ModelNotLoadable: The file is no model that can be served.
+            ModelExampleFailed: It does not answer an example of its bundle as it should.
+            AegisError: `INVALID_MODEL_BUNDLE`: it is no sound bundle, or does not fit its model.
+        """
+        ...
+
+    async def verify(self, version: ModelVersion, data: bytes) -> None:
+        """Load a version afresh, beside what serves it now, run its examples, and free it again.
+
+        Raises:
+            ModelNotLoadable: The file is no model that can be served.
+            ModelExampleFailed: It does not answer an example of its bundle as it should.
+            AegisError: `INVALID_MODEL_BUNDLE`, `MODEL_MEMORY_EXHAUSTED`.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from aegis_agent.domain.model import ModelVersion
 from aegis_common.errors import AegisError, ErrorKind
 
 
@@ -44,6 +45,41 @@ class ModelMemoryExhausted(AegisError):
             limit_bytes=str(limit),
             in_use_bytes=str(in_use),
         )
+
+
+class ModelExampleFailed(AegisError):
+    """The model does not answer an example of its bundle as the bundle says; it is not served."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "MODEL_EXAMPLE_FAILED"
+
+    @classmethod
+    def of(cls, version: ModelVersion, example: str, *, field: str, why: str) -> ModelExampleFailed:
+        """Build the error of an example that has no answer.
+
+        Args:
+            version: What was loaded.
+            example: Which of its examples.
+            field: Where, beginning with `input` or `output`.
+            why: What happened.
+        """
+        return cls(
+            f"model {version.model!r} version {version.version!r}: {example}: {field}: {why}",
+            model=version.model,
+            version=version.version,
+            example=example,
+            field=field,
+        )
+
+    @classmethod
+    def differs(
+        cls, version: ModelVersion, example: str, *, field: str, expected: str, got: str, tolerance: float
+    ) -> ModelExampleFailed:
+        """Build the error of an example that has another answer than the expected one."""
+        why = f"expected {expected}, got {got} (tolerance {tolerance:g})"
+        error = cls.of(version, example, field=field, why=why)
+        error.metadata |= {"expected": expected, "got": got, "tolerance": f"{tolerance:g}"}
+        return error
 
 
 class InvalidInferenceRequest(AegisError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
-import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,14 +10,13 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, Field
 
 from aegis_agent.adapters.functions import tool
+from aegis_agent.adapters.images import opened
 from aegis_agent.adapters.schemas import ToolInputError
 
-MAX_PIXELS: Final = 40_000_000
 MAX_WIDE: Final = 100
 """Width to height; the reader would scale a flatter image down to nothing."""
 MAX_TALL: Final = 10
 """Height to width; the reader pads flat images, but blows slim ones up: seconds and gigabytes."""
-_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _DETECTOR: Final = "PP-OCRv6_det_small.onnx"
 _READER: Final = "PP-OCRv6_rec_small.onnx"
 
@@ -126,24 +123,8 @@ def image_ocr(
 def _pixels(data: bytes) -> Any:
     """Decode behind a gate on format and size; OpenCV's own decoder would take a bomb at face value."""
     import numpy as np  # noqa: PLC0415
-    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415
 
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ToolInputError(
-            f"the image has more than {MAX_PIXELS} pixels; scale it down", path="image", rule="maxPixels"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ToolInputError(
-            f"the bytes are no {', '.join(_FORMATS)} image", path="image", rule="format"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ToolInputError(f"the image is damaged: {error}", path="image", rule="format") from error
+    image = opened(data).convert("RGB")
     if image.width > MAX_WIDE * image.height or image.height > MAX_TALL * image.width:
         raise ToolInputError(
             f"the image has {image.width} x {image.height} pixels; it may be {MAX_WIDE} times as wide as "

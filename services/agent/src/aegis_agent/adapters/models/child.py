@@ -16,12 +16,13 @@ class Served:
         model: The model file.
         sha256: Digest that it must have.
         threads: Threads of one inference; 1 and up.
+        providers: What may run it, best first.
     """
 
     about: Final = None
 
-    def __init__(self, *, model: bytes, sha256: str, threads: int) -> None:
-        self._session = OnnxSession(model, sha256=sha256, threads=threads)
+    def __init__(self, *, model: bytes, sha256: str, threads: int, providers: list[str]) -> None:
+        self._session = OnnxSession(model, sha256=sha256, threads=threads, providers=providers)
         self._inputs = {item.name: item for item in self._session.signature.inputs}
         self._outputs = self._session.signature.outputs
 

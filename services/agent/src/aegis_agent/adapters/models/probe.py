@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 import threading
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from aegis_agent.adapters.models.memory import resident_bytes
 from aegis_agent.adapters.models.session import OnnxSession, Stopper
 from aegis_agent.adapters.models.tensors import BYTES, DTYPES
 from aegis_agent.domain.inference import TensorSpec
@@ -36,7 +35,6 @@ _LONG_S: Final = 0.1
 _BUDGET_S: Final = 3.0
 _STOPPED_S: Final = 20.0
 _OPEN_SIZES: Final = (16, 64, 224, 1)
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 # NodeProto.op_type is field 4: its tag and length stand before the name
 _LOOP: Final = b"\x22\x04Loop"
 _SHAPERS: Final = tuple(
@@ -53,14 +51,17 @@ class Probe:
         sha256: Digest that it must have.
         threads: Threads of one inference; 1 and up.
         max_input_bytes: Most bytes of one request's inputs.
+        providers: What may run it, best first.
 
     Attributes:
         about: The signature, and what was measured: see `onnx_loader`.
     """
 
-    def __init__(self, *, model: bytes, sha256: str, threads: int, max_input_bytes: int) -> None:
-        before = _resident_bytes()
-        self._session = OnnxSession(model, sha256=sha256, threads=threads)
+    def __init__(
+        self, *, model: bytes, sha256: str, threads: int, max_input_bytes: int, providers: list[str]
+    ) -> None:
+        before = resident_bytes()
+        self._session = OnnxSession(model, sha256=sha256, threads=threads, providers=providers)
         self._inputs = self._session.signature.inputs
         self._max_input_bytes = max_input_bytes
         self._end = time.monotonic() + _BUDGET_S
@@ -72,7 +73,8 @@ class Probe:
         self.about: Final = {
             "inputs": [[item.name, item.datatype, list(item.shape)] for item in signature.inputs],
             "outputs": [[item.name, item.datatype, list(item.shape)] for item in signature.outputs],
-            "memory_bytes": max(_resident_bytes() - before, len(model)),
+            "provider": self._session.provider,
+            "memory_bytes": max(resident_bytes() - before, len(model)),
             **measured,
         }
 
@@ -227,7 +229,3 @@ def _same(left: Any, right: Any) -> bool:
     if left.dtype == object:
         return left.shape == right.shape and bool((left == right).all())
     return bool(left.shape == right.shape) and left.tobytes() == np.ascontiguousarray(right).tobytes()
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE

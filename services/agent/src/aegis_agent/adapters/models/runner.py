@@ -1,4 +1,4 @@
-"""Runs one version of a model: as a tool, on nested lists, and for the inference protocol, on raw tensors."""
+"""Runs one version of a model: as a tool, in its form, and for the inference protocol, on raw tensors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-import numpy as np
-
-from aegis_agent.adapters.models.tensors import DTYPES, TensorError, from_nested
-from aegis_agent.domain.call import Arguments, Call
-from aegis_agent.domain.errors import InvalidToolInput, ToolFailed, ToolOutputTooLarge
+from aegis_agent.adapters.models.bundled import prepared
+from aegis_agent.adapters.models.forms.form import Form, Item
+from aegis_agent.domain.call import Call
+from aegis_agent.domain.errors import ToolOutputTooLarge
 from aegis_agent.domain.inference import LoadedModel, Profile, Run, Signature, Tensors
 from aegis_agent.domain.model_errors import ModelUnloaded
-from aegis_agent.domain.offload import LARGE, offloaded
+from aegis_agent.domain.offload import LARGE
 from aegis_agent.domain.residency import Residency, Slot
 from aegis_agent.domain.statistics import Statistics
 from aegis_common.clock import Clock, utc_now
@@ -29,7 +28,7 @@ class OnnxRunner:
         name: Name of the model.
         signature: What it takes and gives.
         profile: How it is run.
-        labels: Names of its classes, in order, or none.
+        form: What its tool takes and gives.
         residency: Where it is held in memory.
         load: Brings it there.
         output_bytes: Most bytes of all outputs of one inference.
@@ -42,14 +41,15 @@ class OnnxRunner:
         signature: Signature,
         profile: Profile,
         *,
-        labels: Sequence[str],
+        form: Form,
         residency: Residency,
         load: Open,
         output_bytes: int,
         clock: Clock = utc_now,
     ) -> None:
         self._name = name
-        self.labels: Final = tuple(labels)
+        self._form: Final = form
+        self.labels: Final = form.labels
         self._residency = residency
         self._open = load
         self._output_bytes = output_bytes
@@ -61,11 +61,6 @@ class OnnxRunner:
         self.statistics: Final = Statistics()
         self.serving = False
         self.available = True
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the only output is scores by class, so that the best class can be named."""
-        return is_labelled(self.signature)
 
     @property
     def resident_bytes(self) -> int:
@@ -87,19 +82,43 @@ class OnnxRunner:
         self._residency.drop(self._slot)
 
     async def run(self, call: Call) -> Any:
-        """Run the model on nested lists by input name; return nested lists by output name."""
-        arrived = asyncio.get_running_loop().time()
+        """Run the model on a tool's arguments; return what the tool answers."""
         await asyncio.sleep(0)  # one caller in a loop must not keep the event loop to itself
-        inputs = await offloaded(self._read, call.arguments)
-        run = await self.infer(inputs, arrived=arrived, deadline=call.deadline, start_by=call.deadline)
-        if sum(array.size for array in run.outputs.values()) > LARGE:
-            return await asyncio.to_thread(self._write, run.outputs)
-        return self._write(run.outputs)
+        loop, form = asyncio.get_running_loop(), self._form
+        self._check_available()
+        async with self._residency.use(self._slot) as model:
+            begun = loop.time()
+            items = await form.reader.read(
+                call.arguments, lambda given: prepared(model, given, deadline=call.deadline)
+            )
+            self.statistics.compute_input.add(loop.time() - begun)
+            outputs = await self._outputs(items, call.deadline)
+        if sum(array.size for arrays in outputs for array in arrays.values()) > LARGE:
+            return await asyncio.to_thread(form.writer.write, call.arguments, items, outputs)
+        return form.writer.write(call.arguments, items, outputs)
+
+    async def _outputs(self, items: Sequence[Item], deadline: float) -> list[Tensors]:
+        """Run all items at once; a model that is run in batches may take several in one."""
+        arrived = asyncio.get_running_loop().time()
+
+        async def one(item: Item) -> Tensors:
+            return (
+                await self.infer(item.feeds, arrived=arrived, deadline=deadline, start_by=deadline)
+            ).outputs
+
+        if len(items) == 1:
+            return [await one(items[0])]
+        tasks = [asyncio.ensure_future(one(item)) for item in items]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:  # when one has failed, the others stop before this returns
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
         loop = asyncio.get_running_loop()
-        if not self.available:
-            raise ModelUnloaded.named(self._name)
+        self._check_available()
         try:
             async with self._residency.use(self._slot) as model:
                 waited = loop.time() - arrived
@@ -126,37 +145,11 @@ class OnnxRunner:
     async def _load(self) -> LoadedModel:
         return await self._open(self._data)
 
-    def _read(self, arguments: Arguments) -> Tensors:
-        try:
-            return {spec.name: from_nested(spec, arguments[spec.name]) for spec in self.signature.inputs}
-        except TensorError as error:
-            raise InvalidToolInput.of(self._name, [error.violation]) from error
-
-    def _write(self, outputs: Tensors) -> dict[str, Any]:
-        for name, array in outputs.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ToolFailed(
-                    f"tool {self._name!r} failed: ArithmeticError: output {name!r} holds NaN or infinity, "
-                    "which JSON cannot carry",
-                    tool=self._name,
-                    error="ArithmeticError",
-                )
-        result: dict[str, Any] = {name: array.tolist() for name, array in outputs.items()}
-        if self.labelled:
-            scores = outputs[self.signature.outputs[0].name]
-            classes = np.argmax(scores, axis=1).tolist()
-            result["labels"] = [self.labels[i] if i < len(self.labels) else i for i in classes]
-        return result
+    def _check_available(self) -> None:
+        if not self.available:
+            raise ModelUnloaded.named(self._name)
 
     def _check_size(self, outputs: Tensors) -> None:
         size = sum(array.nbytes for array in outputs.values())
         if size > self._output_bytes:
             raise ToolOutputTooLarge.of(self._name, size_bytes=size, max_bytes=self._output_bytes)
-
-
-def is_labelled(signature: Signature) -> bool:
-    """Return whether the only output is scores by class: n x classes, more than one class."""
-    if len(signature.outputs) != 1 or signature.outputs[0].name == "labels":
-        return False
-    spec = signature.outputs[0]
-    return DTYPES[spec.datatype].kind == "f" and len(spec.shape) == 2 and spec.shape[1] != 1

@@ -27,6 +27,8 @@ _DATATYPES: Final = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+PROVIDERS: Final = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
+"""Names of the bundles' specification to onnxruntime's."""
 _SILENT: Final = 4
 _MESSAGE_LENGTH: Final = 500
 
@@ -50,14 +52,21 @@ class OnnxSession:
         model: The model file; it may not refer to other files.
         sha256: Digest that it must have.
         threads: Threads of one inference; 1 and up.
+        providers: What may run it, best first: keys of `PROVIDERS`.
+
+    Attributes:
+        signature: What it takes and gives.
+        provider: What runs it.
 
     Raises:
-        ValueError: The digest is another one.
+        ValueError: The digest is another one, or none of the providers is available here.
         TypeError: An input or output is no tensor of numbers, booleans or texts.
         Exception: onnxruntime cannot load it.
     """
 
-    def __init__(self, model: bytes, *, sha256: str, threads: int) -> None:
+    def __init__(
+        self, model: bytes, *, sha256: str, threads: int, providers: Sequence[str] = ("CPU",)
+    ) -> None:
         if hashlib.sha256(model).hexdigest() != sha256:
             raise ValueError("the bytes that arrived are not the model's")
         options = _ORT.SessionOptions()
@@ -66,7 +75,7 @@ class OnnxSession:
         options.log_severity_level = _SILENT
         # threads that wait actively burn a processor for nothing
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = _ORT.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+        self.provider, self._session = _opened(model, options, providers)
         self.signature: Final = Signature(
             _specs(self._session.get_inputs()), _specs(self._session.get_outputs())
         )
@@ -77,6 +86,22 @@ class OnnxSession:
         options = stopper.options if stopper is not None else None
         outputs: list[Any] = self._session.run(self._names, feeds, options)
         return outputs
+
+
+def _opened(model: bytes, options: Any, providers: Sequence[str]) -> tuple[str, Any]:
+    """Open the model with the first provider that this machine has."""
+    present = _ORT.get_available_providers()
+    for name in providers:
+        if PROVIDERS[name] in present:
+            session = _ORT.InferenceSession(model, sess_options=options, providers=[PROVIDERS[name]])
+            # onnxruntime falls back by itself where a provider is built in and its device is missing
+            if session.get_providers()[0] == PROVIDERS[name]:
+                return name, session
+    here = ", ".join(name for name, provider in PROVIDERS.items() if provider in present)
+    raise ValueError(
+        f"it is to be run by {' or '.join(providers)}, and this agent has only {here}; name that among the "
+        "providers, or serve it where there is more"
+    )
 
 
 def brief(error: Exception) -> str:

@@ -28,7 +28,7 @@ _PLATFORM: Final = "onnxruntime_onnx"
 _BACKEND: Final = "onnxruntime"
 _FILE: Final = "model.onnx"
 _TYPES: Final = {"BYTES": "TYPE_STRING"}
-_KIND_CPU: Final = 2
+_KINDS: Final = {"CUDA": 1, "CPU": 2}
 
 
 class Describer:
@@ -91,7 +91,7 @@ class Describer:
             config.dynamic_batching.preserve_ordering = False
         together = MAX_ROWS if profile.strategy is Strategy.BATCH else 1
         config.instance_group.add(
-            name=name, count=max(1, found.tool.spec.concurrency // together), kind=_KIND_CPU
+            name=name, count=max(1, found.tool.spec.concurrency // together), kind=_KINDS[profile.provider]
         )
         config.model_transaction_policy.decoupled = False
         for key, value in _measured(profile).items():
@@ -180,4 +180,5 @@ def _measured(profile: Profile) -> dict[str, str]:
         "terminate_ms": profile.terminate_ms,
     }
     told = {name: f"{value:.1f}" for name, value in numbers.items() if value is not None}
-    return {"strategy": profile.strategy.value, "reason": profile.reason, **told}
+    about = {"strategy": profile.strategy.value, "reason": profile.reason, "provider": profile.provider}
+    return {**about, **told}

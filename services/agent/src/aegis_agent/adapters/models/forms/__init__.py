@@ -1,0 +1,1 @@
+"""What a model's tool takes and gives: plain tensors, or what its bundle says."""

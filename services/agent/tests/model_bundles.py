@@ -1,0 +1,161 @@
+"""Small model bundles with real models, and the images to send to them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from services.agent.tests.conftest import _serialized
+from services.agent.tests.model_publisher import Publisher, publish
+
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.models.loader import OnnxLoader
+from aegis_agent.adapters.models.options import ModelOptions
+from aegis_agent.adapters.validation import SchemaChecks
+from aegis_agent.domain.call import NOBODY, Call
+from aegis_agent.domain.model import ModelVersion
+from aegis_agent.domain.models import Models
+from aegis_agent.domain.tool import Tool
+from aegis_common.store.bundle import FORMAT_BUNDLE, pack
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+FLOATS = TensorProto.FLOAT
+COLOURS: dict[str, Any] = {
+    "schema_version": 1,
+    "description": "Names the main colour.",
+    "task": "image-classification",
+    "preprocessing": {"image": {"size": 8}},
+    "labels": ["red", "green", "blue"],
+}
+IRIS: dict[str, Any] = {
+    "schema_version": 1,
+    "task": "tabular",
+    "preprocessing": {
+        "tabular": {
+            "features": [
+                {"name": "length", "mean": 10.0, "std": 2.0, "minimum": 0, "description": "In centimetres."},
+                {"name": "kind", "type": "category", "categories": ["a", "b"], "encoding": "one-hot"},
+                {"name": "wild", "type": "boolean", "default": False},
+            ]
+        }
+    },
+}
+RAW: dict[str, Any] = {"schema_version": 1, "task": "raw"}
+
+
+def bundle(spec: Mapping[str, Any], model: bytes, files: Mapping[str, bytes] = {}, **changes: Any) -> bytes:
+    """Return a bundle of *spec* with *changes*."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.yaml").write_text(yaml.safe_dump({**spec, **changes}))
+        (folder / "model.onnx").write_bytes(model)
+        for file, data in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_bytes(data)
+        return pack(folder)
+
+
+async def put(models: Models, publisher: Publisher, version: str, data: bytes, *aliases: str) -> None:
+    """Publish a bundle as a version of the model `colours`."""
+    await publish(models, publisher, version, data, *aliases, format=FORMAT_BUNDLE, provenance={})
+
+
+class Bundles:
+    """Loads and calls bundles without a store; as a context manager, it frees all in the end."""
+
+    def __init__(self, server: ForkServer, **options: Any) -> None:
+        self.loader = OnnxLoader(server, ModelOptions(**options))
+        self.fetched = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.loader.close()
+
+    async def load(self, data: bytes, name: str = "m") -> Tool:
+        async def fetch() -> bytes:
+            self.fetched += 1
+            return data
+
+        return await self.loader.load(version_of(data, name), data, fetch)
+
+
+def version_of(data: bytes, name: str = "m") -> ModelVersion:
+    return ModelVersion(
+        tenant="default",
+        model=name,
+        version="v1",
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        format=FORMAT_BUNDLE,
+        provenance={},
+        signer_key_id="",
+        create_time=datetime(2026, 11, 25, tzinfo=UTC),
+    )
+
+
+async def ask(tool: Tool, timeout_s: float = 60, **arguments: Any) -> Any:
+    """Call a tool as the dispatcher does: checks, run, and the answer against its own schema."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    checked = tool.checks.input(arguments)
+    async with asyncio.timeout_at(deadline):
+        value = await tool.runner.run(Call(arguments=checked, caller=NOBODY, deadline=deadline))
+    SchemaChecks(tool.spec).output(value)
+    return value
+
+
+def mean_colour(*, size: int | str = 8, layout: str = "NCHW", kind: int = FLOATS) -> bytes:
+    """Return a model that gives the mean of each of three channels."""
+    axes = [2, 3] if layout == "NCHW" else [1, 2]
+    shape = ["n", 3, size, size] if layout == "NCHW" else ["n", size, size, 3]
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=FLOATS),
+        helper.make_node("ReduceMean", ["floats"], ["scores"], axes=axes, keepdims=0),
+    ]
+    return model(nodes, [("pixels", kind, shape)], [("scores", FLOATS, ["n", 3])])
+
+
+def affine(weights: Any, bias: Any = None) -> bytes:
+    """Return rows x weights + bias."""
+    weights = np.asarray(weights, np.float32)
+    bias = np.zeros(weights.shape[1]) if bias is None else bias
+    return model(
+        [helper.make_node("Gemm", ["rows", "w", "b"], ["out"])],
+        [("rows", FLOATS, ["n", weights.shape[0]])],
+        [("out", FLOATS, ["n", weights.shape[1]])],
+        {"w": weights, "b": np.asarray(bias, np.float32)},
+    )
+
+
+def model(nodes: Any, inputs: Any, outputs: Any, weights: Mapping[str, Any] = {}) -> bytes:
+    """Return a model of *nodes*; tensors are name, type and shape."""
+    graph = helper.make_graph(
+        nodes,
+        "model",
+        [helper.make_tensor_value_info(*item) for item in inputs],
+        [helper.make_tensor_value_info(*item) for item in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return _serialized(graph)
+
+
+def picture(colour: Any = RED, size: tuple[int, int] = (16, 12)) -> bytes:
+    """Return an image file of one colour."""
+    return encoded(Image.new("RGB", size, colour))
+
+
+def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    target = io.BytesIO()
+    image.save(target, form)
+    return target.getvalue()
