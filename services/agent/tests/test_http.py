@@ -26,6 +26,7 @@ from aegis_common.rpc.server import Running, serving
 from aegis_common.settings import ServiceSettings
 from aegis_common.testing.audit import lines
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.waiting import until
 from aegis_common.tls import server_dns
 
 LIST = "/aegis.agent.v1.AgentService/ListTools"
@@ -91,6 +92,7 @@ class Handlers:
             Route("GET", "/fail", LIST, self.fail),
             Route("GET", "/crash", LIST, self.crash),
             Route("GET", "/wait", LIST, self.wait),
+            Route("POST", "/wait", DISPATCH, self.wait, max_body_bytes=LIMIT),
             Route("GET", "/endless", LIST, self.endless),
             Route("GET", "/cut", LIST, self.cut),
             Route("GET", "/other", LIST, self.fail, on_error=lambda s, _: JSONResponse({"error": s.message})),
@@ -133,10 +135,10 @@ class Settings(ServiceSettings):
 
 @asynccontextmanager
 async def opened(
-    mesh: Mesh, *, age: timedelta = timedelta(minutes=10), drain_s: float = 0.2
+    mesh: Mesh, *, age: timedelta = timedelta(minutes=10), drain_s: float = 0.2, bodies: int = 1 << 20
 ) -> AsyncIterator[Door]:
     handlers = Handlers()
-    http = HttpDoor("127.0.0.1:0", handlers.routes(), max_connection_age=age)
+    http = HttpDoor("127.0.0.1:0", handlers.routes(), max_connection_age=age, max_bodies_bytes=bodies)
     settings = Settings(**mesh.service_kwargs("agent"), drain=timedelta(seconds=drain_s))
     async with serving(settings, name="agent", add=[], doors=[http]) as running:
         yield Door(mesh, http, handlers, running)
@@ -242,6 +244,32 @@ async def test_a_body_beyond_the_limit_is_refused(door: Door, declared: bool) ->
     answer = await door.post("/whoami/me", content=b"x" * (LIMIT + 1) if declared else chunks())
 
     assert (413, "BODY_TOO_LARGE") == (answer.status_code, answer.json()["details"][0]["reason"])
+
+
+async def test_all_bodies_together_have_a_bound_and_give_their_room_back(mesh: Mesh) -> None:
+    body = b"x" * LIMIT
+    async with opened(mesh, bodies=LIMIT + LIMIT // 2) as door, door.client() as client:
+        asking = asyncio.ensure_future(client.post("/wait", content=body, extensions=door.sni()))
+        await asyncio.wait_for(door.handlers.entered.wait(), 30)
+        refused = await door.post("/whoami/me", content=body)
+        small = await door.post("/whoami/me", content=body[: LIMIT // 2])
+        asking.cancel()
+        await asyncio.wait_for(door.handlers.left.wait(), 30)
+        await until(lambda: door.http._bodies.held == 0, timeout_s=30)
+        again = await door.post("/whoami/me", content=body)
+
+    assert (503, "1", 8) == (refused.status_code, refused.headers["retry-after"], refused.json()["code"])
+    assert "BODIES_FULL" == refused.json()["details"][0]["reason"]
+    assert (200, 200) == (small.status_code, again.status_code)
+
+
+@pytest.mark.parametrize("path", ["/whoami/me", "/nothing"])
+async def test_a_refused_body_takes_no_room(mesh: Mesh, path: str) -> None:
+    async with opened(mesh, bodies=2 * LIMIT) as door:
+        for _ in range(3):
+            await door.post(path, content=b"x" * (LIMIT + 1))
+
+        assert 0 == door.http._bodies.held
 
 
 async def test_a_head_beyond_the_limit_is_refused(door: Door) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -356,6 +357,23 @@ async def test_a_batch_is_refused(agent: Agent) -> None:
     answer = await raw(agent, [call_body(name="add", arguments={"a": 1})], "viewer")
 
     assert 400 == answer.status_code
+
+
+@ERAS
+async def test_a_message_that_would_take_long_to_read_is_refused_unread(agent: Agent, mode: str) -> None:
+    headers = {} if mode == "legacy" else {"mcp-protocol-version": mode}
+    many = await raw(agent, call_body(name="add", arguments={"a": [[]] * 30_000}), **headers)
+    deep = await raw(
+        agent, call_body(name="add", arguments={"a": json.loads("[" * 80 + "]" * 80)}), **headers
+    )
+    text = await raw(agent, call_body(name="basket", arguments={"names": ['[{,\\"' * 200_000]}))
+
+    for answer in (many, deep):
+        error = answer.json()["error"]
+        assert (400, -32600) == (answer.status_code, error["code"])
+        assert "MESSAGE_TOO_COMPLEX" == error["data"]["details"][0]["reason"]
+        assert "as an artifact" in error["message"]
+    assert 200 == text.status_code
 
 
 @pytest.mark.parametrize(

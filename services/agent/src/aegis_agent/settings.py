@@ -80,6 +80,8 @@ class AgentSettings(ServiceSettings):
     """Where clients reach the gateway, `https://host[:port]`; MCP hosts learn there how to sign in."""
     http_origins: tuple[str, ...] = ()
     """More origins whose pages may call MCP, besides `public_url`; a JSON list."""
+    http_bodies_bytes: int = Field(default=256 << 20, ge=16 << 20)
+    """Most bytes of the bodies of all HTTP requests at once; more are refused with 503."""
     mcp_servers: tuple[McpServer, ...] = ()
     """MCP servers elsewhere whose tools are offered here; a JSON list."""
     model_store_url: str

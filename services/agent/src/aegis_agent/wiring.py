@@ -224,5 +224,6 @@ def http_doors(routes: Sequence[Route], mcp: McpDoor, settings: AgentSettings) -
         max_connection_age=settings.max_connection_age,
         challenge=challenge(settings.public_url),
         on_leave=mcp.leave,
+        max_bodies_bytes=settings.http_bodies_bytes,
     )
     return [door]

@@ -11,6 +11,7 @@ from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 from starlette.responses import Response
 
+from aegis_agent.adapters.http.bodies import BodiesFull
 from aegis_agent.adapters.http.routes import BodyTooLarge
 from aegis_common.rpc.errors import DETAILS_KEY, from_status
 
@@ -33,14 +34,12 @@ HTTP_STATUS: Final[Mapping[int, int]] = {
     code_pb2.DATA_LOSS: 500,
     code_pb2.UNAUTHENTICATED: 401,
 }
-_TOO_LARGE: Final = 413
+_OF_REASONS: Final[Mapping[str, int]] = {BodyTooLarge.reason: 413, BodiesFull.reason: 503}
 
 
 def http_status(status: status_pb2.Status) -> int:
-    """Return the HTTP status of an error; a body that is too large has one of its own."""
-    if from_status(status).reason == BodyTooLarge.reason:
-        return _TOO_LARGE
-    return HTTP_STATUS.get(status.code, 500)
+    """Return the HTTP status of an error; what is wrong with a body as such has one of its own."""
+    return _OF_REASONS.get(from_status(status).reason) or HTTP_STATUS.get(status.code, 500)
 
 
 def error_headers(status: status_pb2.Status, challenge: str) -> dict[str, str]:

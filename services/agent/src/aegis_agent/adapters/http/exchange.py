@@ -13,6 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aegis_agent.adapters.http.bodies import Bodies
 from aegis_agent.adapters.http.errors import error_headers, error_response, status_of
 from aegis_agent.adapters.http.routes import BodyTooLarge, Match, Operation, Request, Route, Router
 from aegis_common.errors import AegisError, DeadlineExceeded, InvalidArgument
@@ -68,6 +69,7 @@ class HttpApp:
         chain: What every request goes through.
         ready: Whether `/healthz` answers 200; else 503.
         challenge: Parameters of `www-authenticate` on 401, after `Bearer`.
+        bodies: What bodies are counted in.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class HttpApp:
         *,
         ready: Callable[[], bool],
         challenge: str = "",
+        bodies: Bodies,
     ) -> None:
         self._router = Router(list(routes))
         self._chain = chain
         self._ready = ready
         self._challenge = challenge
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,8 +97,11 @@ class HttpApp:
         if match.route is None:
             await _no_route(match)(scope, receive, send)
             return
-        request = _Exchange(match.route, match.parameters, scope, receive, send)
-        await self._exchange(match.route, request)
+        exchange = _Exchange(match.route, match.parameters, scope, receive, send, bodies=self._bodies)
+        try:
+            await self._exchange(match.route, exchange)
+        finally:
+            exchange.close()
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         ready = self._ready()
@@ -147,12 +154,20 @@ class _Exchange:
     """One request and its response, and whether the client is still there."""
 
     def __init__(
-        self, route: Route, parameters: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+        self,
+        route: Route,
+        parameters: Mapping[str, str],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        bodies: Bodies,
     ) -> None:
         self._route: Final = route
         self._receive, self._send = receive, send
         self._disconnected = asyncio.Event()
         self._replayed = self._complete = False
+        self._bodies, self._held = bodies, 0
         self.scope = scope
         self.started = False
         self.gone = False
@@ -203,17 +218,23 @@ class _Exchange:
         if close is not None:
             close()
 
+    def close(self) -> None:
+        """Give back the room that the body took."""
+        self._bodies.free(self._held)
+        self._held = 0
+
     async def _read(self) -> bytes:
         limit = self._route.max_body_bytes
-        chunks, size = [], 0
+        chunks = []
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self.gone = True
                 raise asyncio.CancelledError
             chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
+            self._bodies.take(len(chunk))
+            self._held += len(chunk)
+            if self._held > limit:
                 raise BodyTooLarge(
                     f"the body is larger than {limit} bytes; send large content as an artifact",
                     max_bytes=str(limit),

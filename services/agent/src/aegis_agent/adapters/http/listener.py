@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from aegis_agent.adapters.http.bodies import Bodies
 from aegis_agent.adapters.http.exchange import ABORT, PEER, HttpApp
 from aegis_agent.adapters.http.routes import Route
 from aegis_common.errors import ConfigurationError
@@ -25,6 +26,7 @@ from aegis_common.rpc.limits import METADATA_BYTES
 from aegis_common.tls import CertificateWatcher, IdentityFiles, Material, server_context
 
 MAX_CONNECTIONS: Final = 1024
+MAX_BODIES_BYTES: Final = 256 << 20
 _BACKLOG: Final = 512
 _HANDSHAKE_S: Final = 5.0
 _HEAD_S: Final = 10.0
@@ -42,6 +44,7 @@ class HttpDoor:
         max_connection_age: Connections are closed after this time, with the next response or when idle.
         challenge: Parameters of `www-authenticate` on 401, after `Bearer`.
         on_leave: Called when the drain begins: ends what would otherwise go on until it is over.
+        max_bodies_bytes: Most bytes of the bodies of all requests at once.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class HttpDoor:
         max_connection_age: timedelta,
         challenge: str = "",
         on_leave: Callable[[], None] | None = None,
+        max_bodies_bytes: int = MAX_BODIES_BYTES,
     ) -> None:
         self._listen, self._routes, self._challenge = listen, routes, challenge
         self._max_age_s, self._on_leave = max_connection_age.total_seconds(), on_leave
+        self._bodies = Bodies(max_bodies_bytes)
         self._state = ServerState()
         self._stack = AsyncExitStack()
         self._socket: socket.socket | None = None
@@ -68,7 +73,13 @@ class HttpDoor:
         Raises:
             ConfigurationError: The address cannot be bound, or a file cannot be used.
         """
-        app = HttpApp(self._routes, chain, ready=lambda: health.ready, challenge=self._challenge)
+        app = HttpApp(
+            self._routes,
+            chain,
+            ready=lambda: health.ready,
+            challenge=self._challenge,
+            bodies=self._bodies,
+        )
         self._config = _config(app)
         self._socket = _bound(self._listen)
         self.port = self._socket.getsockname()[1]

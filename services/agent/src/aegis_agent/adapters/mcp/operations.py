@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from aegis_agent.adapters.http.errors import http_status
 from aegis_agent.adapters.http.routes import Operation, Request
+from aegis_agent.adapters.http.weight import check_weight
 
 LIST_TOOLS: Final = "/aegis.agent.v1.AgentService/ListTools"
 DISPATCH: Final = "/aegis.agent.v1.AgentService/Dispatch"
@@ -52,8 +53,13 @@ def grpc_method_of(method: str) -> str:
 
 
 async def operation_of(request: Request) -> Operation:
-    """Say what a POST to the MCP endpoint asks for; a body that is no JSON-RPC request asks for nothing."""
+    """Say what a POST to the MCP endpoint asks for; a body that is no JSON-RPC request asks for nothing.
+
+    Raises:
+        MessageTooComplex, MessageNotUtf8: Reading it would take too long, or that cannot be told.
+    """
     body = await request.body()
+    await check_weight(body)
     message = await asyncio.to_thread(_parsed, body) if len(body) > _LARGE_BYTES else _parsed(body)
     method = _text(message, "method")
     params = _mapping(message, "params")
