@@ -19,6 +19,7 @@ PROTOS := $(shell find protos -name gen -prune -o \( -name '*.proto' -o -name '*
 MANIFESTS := constraints.txt pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
 T ?=
 B ?=
+SERIES ?= ../shared/data/carbon/germany_2020.csv
 
 .PHONY: help
 help: ## Print this help
@@ -96,7 +97,7 @@ buf: $(BUF) ## Lint the protos, and refuse a change that breaks clients
 baseline: $(VENV)/.dev ## At a release: make today's protos the ones that must not break
 	$(BIN)/python protos/baseline.py protos/gen/aegis/descriptors.binpb protos/baseline.binpb
 
-.PHONY: test test-long soak bench demo quickstart up clean
+.PHONY: test test-long soak bench bench-carbon demo quickstart up clean
 test: $(VENV)/.dev ## Set up and run the tests (T=path runs a part)
 	$(BIN)/pytest -q -m 'not long and not soak' --timeout 300 $(T)
 
@@ -105,6 +106,9 @@ test-long: $(VENV)/.dev $(NODE_TESTS) ## Run the long tests: the whole stack, fa
 
 bench: $(VENV)/.bench ## Run the benches beside their peers and print tables (B="NAME --rounds 10" runs one)
 	PYTHONPATH=tests $(BIN)/python -m load $(B)
+
+bench-carbon: $(VENV)/.dev ## Print what carbon-aware placement saves on a measured year (SERIES=file.csv, B="forecast planner paper")
+	PYTHONPATH=tests $(BIN)/python -m load.carbon $(SERIES) $(B)
 
 soak: $(VENV)/.dev ## Kill agents, Redis and tools under 10,000 jobs, and check that nothing is lost
 	$(BIN)/pytest -q -s -m soak $(T)

@@ -31,6 +31,7 @@ class Figure:
         unit: Unit to print.
         scale: Factor from the base unit to *unit*.
         aims: Percentile (`p50`, `p99`) to the most that it may be, in *unit*; of the first contender.
+        leads: Contender to the least factor by which its p50 is to exceed that of the first one.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Figure:
     unit: str = "ms"
     scale: float = 1e3
     aims: Mapping[str, float] = field(default_factory=dict)
+    leads: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ def tables(report: Report) -> list[str]:
             row = [f"{value * figure.scale:.3f}" for value in (p50, p99, max(samples))]
             ratio = f"{p50 / ours:.1f}x" if ours > 0 else "-"
             lines.append(f"| {name} | {' | '.join(row)} | {len(samples)} | {ratio} |")
-        lines += ["", *_aims(figure, next(iter(found.values())), report), ""]
+        lines += ["", *_aims(figure, next(iter(found.values())), report), *_leads(figure, found, report), ""]
     return lines
 
 
@@ -133,6 +135,19 @@ def _aims(figure: Figure, samples: Sequence[float], report: Report) -> list[str]
         lines.append(f"aim {name} <= {most:g} {figure.unit}: {'met' if met else 'MISSED'} ({value:.3f})")
         if not met:
             report.missed.append(f"{report.bench.name}: {figure.title}: {name} is {value:.3f}, aim {most:g}")
+    return lines
+
+
+def _leads(figure: Figure, found: Mapping[str, Sequence[float]], report: Report) -> list[str]:
+    lines, ours = [], percentile(next(iter(found.values())), 50)
+    for name, least in figure.leads.items():
+        factor = percentile(found[name], 50) / ours
+        met = factor >= least
+        lines.append(f"aim {least:g}x against {name}: {'met' if met else 'MISSED'} ({factor:.1f}x)")
+        if not met:
+            report.missed.append(
+                f"{report.bench.name}: {figure.title}: {factor:.1f}x against {name}, aim {least:g}x"
+            )
     return lines
 
 

@@ -48,3 +48,25 @@ def test_every_bench_of_the_folder_can_be_found() -> None:
     pytest.importorskip("pebble")
 
     assert {"executor"} <= found().keys()
+
+
+async def test_a_lead_that_is_too_small_is_missed() -> None:
+    def contender(name: str, value: float) -> Contender:
+        async def measure() -> Samples:
+            return {"figure": [value]}
+
+        return Contender(name=name, measure=measure)
+
+    @asynccontextmanager
+    async def contenders() -> AsyncIterator[Sequence[Contender]]:
+        yield [contender("ours", 0.002), contender("slow", 0.006), contender("quick", 0.003)]
+
+    figure = Figure(name="figure", title="A figure", leads={"slow": 3, "quick": 2})
+    bench = Bench(name="b", about="about", figures=[figure], contenders=contenders)
+
+    report = await run(bench, rounds=1)
+    lines = tables(report)
+
+    assert "aim 3x against slow: met (3.0x)" in lines
+    assert "aim 2x against quick: MISSED (1.5x)" in lines
+    assert report.missed == ["b: A figure: 1.5x against quick, aim 2x"]
