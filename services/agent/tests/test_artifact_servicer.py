@@ -39,7 +39,10 @@ from aegis_common.testing.pki import Mesh
 
 MIB = 1 << 20
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(600)
-TOOLS = ("shrink", "measure", "describe_artifact", "stamp", "make_large", "make_rows", "collage", "loud")
+TOOLS = (
+    "shrink", "measure", "describe_artifact", "stamp", "make_large", "make_rows", "collage", "loud",
+    "make_pieces", "keep_pieces",
+)  # fmt: skip
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -312,6 +315,25 @@ async def test_content_inside_a_result_becomes_parts_of_its_own(service: Service
     plain, picture = stamp.result
     assert dict(plain.json) == {"text": "hello"}
     assert (picture.name, picture.media_type, picture.inline_bytes) == ("picture", "image/png", PNG)
+
+
+async def items(service: Service, tool: str, **arguments: Any) -> list[part_pb2.Part]:
+    struct = Struct()
+    struct.update(arguments)
+    request = agent_pb.DispatchStreamRequest(tool=f"tools/{tool}", payload=[part_pb2.Part(json=struct)])
+    stream = service.agent().DispatchStream(request)
+    return [event.item.parts[0] async for event in stream if event.HasField("item")]
+
+
+async def test_items_of_a_stream_become_artifacts_as_results_do(service: Service) -> None:
+    small, large = await items(service, "make_pieces", sizes=[100, 9 * MIB + 1])
+
+    [kept] = await items(service, "keep_pieces", texts=["hello"])
+
+    assert (100, "") == (len(small.inline_bytes), small.artifact)
+    assert ("image/png", "piece.png") == (large.media_type, large.filename)
+    assert 9 * MIB + 1 == len(await download(service, large.artifact))
+    assert ("text/plain", "piece.txt") == (kept.media_type, kept.filename)
 
 
 async def test_a_result_beyond_the_inline_limit_becomes_an_artifact(service: Service) -> None:

@@ -9,9 +9,9 @@ from aegis_agent.adapters import parts
 from aegis_agent.adapters.artifacts.results import result_parts
 from aegis_agent.domain.call import Artifacts, Chunk, LogLine, Priority, Progress
 from aegis_agent.domain.execution import Begun
-from aegis_agent.domain.offload import offloaded
 from aegis_agent.domain.result import Result
-from aegis_agent.domain.tool import Tool
+from aegis_agent.domain.schema import member
+from aegis_agent.domain.tool import JsonSchema, Tool
 from aegis_common.errors import AegisError
 from aegis_common.rpc.errors import to_status
 
@@ -72,10 +72,8 @@ async def response_message(result: Result, artifacts: Artifacts | None, *, room:
     return response
 
 
-async def event_message(
-    event: Begun | Progress | LogLine | Chunk, *, index: int
-) -> pb.DispatchStreamResponse:
-    """Return one event of a call; *index* is the place of the next item."""
+def event_message(event: Begun | Progress | LogLine) -> pb.DispatchStreamResponse:
+    """Return what a call tells besides its items and its end."""
     if isinstance(event, Begun):
         started = pb.CallStarted(tool=f"tools/{event.tool.spec.name}", tool_version=event.tool.spec.version)
         started.queue_time.FromTimedelta(event.queue_time)
@@ -83,13 +81,22 @@ async def event_message(
     if isinstance(event, Progress):
         progress = pb.CallProgress(done=event.done, total=event.total, message=event.message)
         return pb.DispatchStreamResponse(progress=progress)
-    if isinstance(event, LogLine):
-        line = pb.CallLogLine(
-            level=_LEVELS.get(event.level, pb.CallLogLine.LEVEL_INFO), message=event.message
-        )
-        return pb.DispatchStreamResponse(log=line)
-    item = pb.CallItem(index=index, parts=await offloaded(parts.to_protos, event.value))
-    return pb.DispatchStreamResponse(item=item)
+    line = pb.CallLogLine(level=_LEVELS.get(event.level, pb.CallLogLine.LEVEL_INFO), message=event.message)
+    return pb.DispatchStreamResponse(log=line)
+
+
+async def item_message(
+    chunk: Chunk, artifacts: Artifacts | None, *, index: int, room: int, schema: JsonSchema
+) -> pb.DispatchStreamResponse:
+    """Return one item of a tool with that output schema; what has no *room*, in bytes, becomes an artifact.
+
+    Raises:
+        AegisError: See `result_parts`.
+    """
+    made = await result_parts(
+        chunk.value, artifacts, room=room, schema=member(schema, schema, [], 0), root=schema
+    )
+    return pb.DispatchStreamResponse(item=pb.CallItem(index=index, parts=made))
 
 
 def error_message(error: AegisError) -> pb.DispatchStreamResponse:

@@ -8,11 +8,13 @@ from typing import Any, Final
 import grpc.aio
 
 from aegis.agent.v1 import agent_service_pb2 as pb
-from aegis_agent.adapters.answers import error_message, event_message, response_message
-from aegis_agent.domain.call import Artifacts, Checkpoint, Chunk
+from aegis_agent.adapters.answers import error_message, event_message, item_message, response_message
+from aegis_agent.domain.call import Artifacts, Checkpoint, Chunk, LogLine, Progress
 from aegis_agent.domain.errors import AgentInternal, ToolOutputTooLarge
+from aegis_agent.domain.execution import Begun
 from aegis_agent.domain.result import Result
 from aegis_agent.domain.streaming import CallStream, Told
+from aegis_agent.domain.tool import JsonSchema
 from aegis_common.errors import AegisError
 from aegis_common.rpc.call import current_call
 
@@ -37,6 +39,7 @@ class StreamWriter:
         self._max_bytes = max_bytes
         self._begun = False
         self._items = 0
+        self._schema: JsonSchema = {}
 
     async def write(self, stream: CallStream) -> None:
         """Write what *stream* tells.
@@ -61,17 +64,25 @@ class StreamWriter:
     async def _tell(self, event: Told) -> None:
         if isinstance(event, Checkpoint):
             return  # of use to a job only
-        if isinstance(event, Result):
-            response = await response_message(event, self._artifacts, room=self._max_bytes)
-            message = pb.DispatchStreamResponse(result=response)
-        else:
-            message = await event_message(event, index=self._items)
+        if isinstance(event, Begun):
+            self._schema = event.tool.spec.output_schema
+        message = await self._message(event)
         size = message.ByteSize()
         if size > self._max_bytes:
             raise ToolOutputTooLarge.of(self._tool, size_bytes=size, max_bytes=self._max_bytes)
         self._items += isinstance(event, Chunk)
         self._begun = True
         await self._context.write(message)
+
+    async def _message(self, event: Begun | Progress | LogLine | Chunk | Result) -> pb.DispatchStreamResponse:
+        if isinstance(event, Result):
+            response = await response_message(event, self._artifacts, room=self._max_bytes)
+            return pb.DispatchStreamResponse(result=response)
+        if isinstance(event, Chunk):
+            return await item_message(
+                event, self._artifacts, index=self._items, room=self._max_bytes, schema=self._schema
+            )
+        return event_message(event)
 
     async def _fail(self, error: AegisError) -> None:
         if not self._begun:

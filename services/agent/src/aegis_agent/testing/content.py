@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aegis_agent import Artifact, Audio, Image, WorkerLimits, tool
@@ -65,3 +66,16 @@ def make_large(size: int) -> Image:
 def make_rows(count: int) -> list[str]:
     """Return *count* texts of 64 KiB."""
     return ["x" * (64 << 10)] * count
+
+
+@tool(limits=_LARGE)
+def make_pieces(sizes: list[int]) -> Iterator[Image]:
+    """Give one picture after the other, each of so many bytes."""
+    for size in sizes:
+        yield Image(PNG[:8] + bytes(size - 8), filename="piece.png")
+
+
+def keep_pieces(texts: list[str], context: Context) -> Iterator[Artifact]:
+    """Give one artifact after the other."""
+    for text in texts:
+        yield Artifact(context.save_artifact(text.encode(), media_type="text/plain", filename="piece.txt"))

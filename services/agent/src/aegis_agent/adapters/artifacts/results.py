@@ -28,6 +28,7 @@ async def result_parts(
     room: int,
     inline_bytes: int = MAX_INLINE_BYTES,
     schema: JsonSchema | None = None,
+    root: JsonSchema | None = None,
 ) -> list[pb.Part]:
     """Return a result as parts. Where nothing keeps artifacts, all of it stands inside, whatever its size.
 
@@ -36,7 +37,8 @@ async def result_parts(
         artifacts: The caller's artifacts, or None.
         room: Most bytes of the whole answer; the largest parts become artifacts until the others fit.
         inline_bytes: Most raw bytes of one part.
-        schema: The tool's output schema; where it says that the result is an artifact, the part is one too.
+        schema: The schema of the value; where it says that the value is an artifact, the part is one too.
+        root: The whole schema, when *schema* is a part of it.
 
     Raises:
         UnknownArtifact: The result names an artifact that is not there.
@@ -47,7 +49,7 @@ async def result_parts(
         artifacts is not None
         and schema is not None
         and isinstance(value, str)
-        and is_artifact(schema, schema)
+        and is_artifact(schema, root or schema)
     ):
         about = await artifacts.describe(value)
         return [pb.Part(artifact=value, media_type=about.media_type, filename=about.filename)]

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.subscriptions import SUBSCRIPTION_ID_META_KEY, ListenHandler, ServerEvent, ToolsListChanged
 from mcp_types import (
     CallToolRequestParams,
     PaginatedRequestParams,
     ReadResourceRequestParams,
-    SubscriptionsListenRequestParams,
-    SubscriptionsListenResult,
 )
 from starlette.types import ASGIApp
 
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
 from aegis_agent.adapters.http.routes import MAX_BODY_BYTES, Request, Route
 from aegis_agent.adapters.mcp.guard import guard
+from aegis_agent.adapters.mcp.listening import Listening
 from aegis_agent.adapters.mcp.operations import error_response, operation_of
 from aegis_agent.adapters.mcp.resources import ResourceHandlers
 from aegis_agent.adapters.mcp.tasks import EXTENSION, TaskHandlers, TaskParams
-from aegis_agent.adapters.mcp.tools import ToolHandlers, time_left
+from aegis_agent.adapters.mcp.tools import ToolHandlers
 from aegis_agent.domain.dispatch import Dispatcher
 from aegis_agent.domain.jobs.service import Jobs
 from aegis_agent.domain.registry import EVERYONE, Registry
@@ -86,7 +83,7 @@ class McpDoor:
     ) -> None:
         tasks = TaskHandlers(jobs, registry) if jobs else None
         handlers = ToolHandlers(registry, dispatcher, page_size=page_size, tasks=tasks)
-        self._listen = ListenHandler(_Changes(registry))
+        self._listening = Listening(registry)
         self.server: Final[Server[Any]] = Server(
             "aegis-agent",
             version=version("aegis-agent"),
@@ -95,7 +92,7 @@ class McpDoor:
             cache_hints={"tools/list": CacheHint(ttl_ms=_FRESH_MS, scope="private")},
             get_tool_input_schema=lambda name: _everyones_schema(registry, name),
             on_list_tools=handlers.list,
-            on_subscriptions_listen=self._subscribe,
+            on_subscriptions_listen=self._listening.serve,
         )
         self.server.add_request_handler("tools/call", CallToolRequestParams, handlers.call)
         self.server.middleware = [guard]
@@ -138,7 +135,7 @@ class McpDoor:
 
     def leave(self) -> None:
         """End the streams of those who listen for changes, so that a drain need not wait for them."""
-        self._listen.close()
+        self._listening.close()
 
     async def _serve(self, request: Request) -> ASGIApp:
         self._check_origin(request)
@@ -153,19 +150,6 @@ class McpDoor:
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         if self._host and host not in {self._host, *_LOOPBACK}:
             raise OriginNotAllowed(f"{host!r} is not a name of this service", host=host)
-
-    async def _subscribe(
-        self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
-    ) -> SubscriptionsListenResult:
-        """Tell of changes until the client leaves or the method's time is over; then it subscribes again."""
-        scope = asyncio.timeout(time_left().total_seconds())
-        try:
-            async with scope:
-                return await self._listen(ctx, params)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})
 
 
 def _everyones_schema(registry: Registry, name: str) -> JsonSchema | None:
@@ -192,16 +176,3 @@ def _offer_tasks(server: Server[Any], handlers: TaskHandlers) -> None:
     server.add_request_handler("tasks/get", TaskParams, handlers.get)
     server.add_request_handler("tasks/update", TaskParams, handlers.update)
     server.add_request_handler("tasks/cancel", TaskParams, handlers.cancel)
-
-
-class _Changes:
-    """The registry as the SDK's source of events; only this replica's tools change here."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    async def publish(self, event: ServerEvent) -> None:
-        raise NotImplementedError(f"events come from the registry; nobody publishes {event!r}")
-
-    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
-        return self._registry.listen(lambda _: listener(ToolsListChanged()))
