@@ -91,6 +91,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
             )
         )
         stack.callback(workers.begin_drain)
+        stack.callback(inferences.begin_drain)
         await enter(replicas.joined())
         if peers:
             await enter(peers)

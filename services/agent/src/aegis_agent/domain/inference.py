@@ -183,7 +183,7 @@ class ModelRunner(Runner, Protocol):
         ...
 
     async def infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
-        """Run the model; see `LoadedModel.run`.
+        """Run the model; see `LoadedModel.run`. Whoever calls counts the failures.
 
         Args:
             inputs: Arrays that fit the signature.

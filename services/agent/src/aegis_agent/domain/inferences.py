@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,9 +21,6 @@ from aegis_agent.domain.models import Models, runner_of
 from aegis_agent.domain.registry import Registration
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import RunsIn
-
-Read = Callable[[Signature], Awaitable[Tensors]]
-"""Turns a request into arrays that fit the signature; raises an AegisError for one that does not."""
 
 READY: Final = "READY"
 LOADING: Final = "LOADING"
@@ -42,6 +40,11 @@ class Wish:
     time_left: timedelta | None = None
     queue_timeout: timedelta | None = None
     priority: Priority | None = None
+
+
+Read = Callable[[Signature], Awaitable[tuple[Tensors, Wish]]]
+"""Turns a request into arrays that fit the signature, and what else it asks for; raises an AegisError for one
+that does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +76,25 @@ class Inferences:
 
     def __init__(self, models: Models, *, shared: Slots | None = None) -> None:
         self.models: Final = models
+        self.draining = False
         self._shared = shared
 
-    async def infer(self, name: str, version: str, read: Read, *, caller: Caller, wish: Wish) -> Inference:
+    def begin_drain(self) -> None:
+        """Be ready no longer: callers that ask are to go elsewhere. What is called all the same is run."""
+        self.draining = True
+
+    async def infer(self, name: str, version: str, read: Read, *, caller: Caller) -> Inference:
         """Run a model once. When this is cancelled, the work stops.
 
         Args:
             name: The model.
             version: Id of a version, or empty for the one that answers.
-            read: Gives the inputs.
+            read: Gives the inputs, and what else is asked for.
             caller: For whom.
-            wish: What else is asked for.
 
         Raises:
             UnknownModel, UnknownModelVersion, ModelNotServed, ModelUnloaded: As `Models.find` says.
+            InvalidInferenceRequest: It breaks the protocol.
             InvalidToolInput: The inputs do not fit the model.
             ToolTimeout: Time is over; the work has stopped, or was never started.
             ToolOverloaded, ToolQueueFull: Too many calls wait.
@@ -94,11 +102,15 @@ class Inferences:
         """
         registration = await self.models.find(name, version, tenant=caller.tenant)
         with registration.in_use():
-            tool = registration.tool
-            runner = runner_of(tool)
-            running = _Running(registration, caller, wish, self._shared)
-            run = await running.run(await read(runner.signature))
-            return Inference(tool.model_version, runner.signature, run, runner.labels)
+            runner = runner_of(registration.tool)
+            arrived = time.monotonic()
+            try:
+                inputs, wish = await read(runner.signature)
+                run = await _Running(registration, caller, wish, self._shared, arrived).run(inputs)
+            except BaseException:
+                runner.statistics.fail.add(time.monotonic() - arrived)
+                raise
+            return Inference(registration.tool.model_version, runner.signature, run, runner.labels)
 
     def index(self, *, tenant: str, names: list[str]) -> list[Indexed]:
         """Return the versions of the named models, newest first, each with its state."""
@@ -126,12 +138,14 @@ def _unbounded(_: Claim) -> AbstractAsyncContextManager[None]:
 class _Running:
     """One inference, from its place in the queue to its result."""
 
-    def __init__(self, registration: Registration, caller: Caller, wish: Wish, shared: Slots | None) -> None:
+    def __init__(
+        self, registration: Registration, caller: Caller, wish: Wish, shared: Slots | None, arrived: float
+    ) -> None:
         self._registration = registration
         in_child = registration.tool.spec.runs_in is RunsIn.CHILD
         self._shared = shared.held if shared is not None and in_child else _unbounded
         self._spec = registration.tool.spec
-        self._arrived = asyncio.get_running_loop().time()
+        self._arrived = arrived
         spec = self._spec
         limit = spec.default_timeout if wish.time_left is None else wish.time_left
         self._limit = max(min(limit, spec.max_timeout), timedelta(0))

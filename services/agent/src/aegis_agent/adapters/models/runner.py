@@ -102,9 +102,12 @@ class OnnxRunner:
         arrived = asyncio.get_running_loop().time()
 
         async def one(item: Item) -> Tensors:
-            return (
-                await self.infer(item.feeds, arrived=arrived, deadline=deadline, start_by=deadline)
-            ).outputs
+            try:
+                run = await self.infer(item.feeds, arrived=arrived, deadline=deadline, start_by=deadline)
+            except BaseException:
+                self.statistics.fail.add(asyncio.get_running_loop().time() - arrived)
+                raise
+            return run.outputs
 
         if len(items) == 1:
             return [await one(items[0])]
@@ -119,14 +122,10 @@ class OnnxRunner:
     async def infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
         loop = asyncio.get_running_loop()
         self._check_available()
-        try:
-            async with self._residency.use(self._slot) as model:
-                waited = loop.time() - arrived
-                run = await model.run(inputs, deadline=deadline, start_by=start_by)
-            self._check_size(run.outputs)
-        except BaseException:
-            self.statistics.fail.add(loop.time() - arrived)
-            raise
+        async with self._residency.use(self._slot) as model:
+            waited = loop.time() - arrived
+            run = await model.run(inputs, deadline=deadline, start_by=start_by)
+        self._check_size(run.outputs)
         self.statistics.success.add(loop.time() - arrived)
         self.statistics.ran(
             rows=run.rows,

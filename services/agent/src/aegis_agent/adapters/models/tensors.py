@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -31,6 +32,8 @@ DTYPES: Final[dict[str, Any]] = {
 
 _ACCEPTS: Final = {"f": "iuf", "i": "iu", "u": "iu", "b": "b", "O": "U"}
 _ELEMENTS: Final = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "O": "string"}
+_MAX_RANK: Final = 64
+"""Most dimensions that numpy knows."""
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -141,14 +144,15 @@ def shaped(spec: TensorSpec, shape: Sequence[int], array: Any) -> Any:
         TensorError: The number of elements does not agree.
     """
     wanted = tuple(shape)
+    if len(wanted) > _MAX_RANK:
+        raise TensorError(spec.name, "shape", f"it has {len(wanted)} dimensions; at most {_MAX_RANK} can be")
     if min(wanted, default=0) < 0:
         raise TensorError(spec.name, "shape", f"its shape {_text(wanted)} has a negative size")
-    try:
-        return array.reshape(wanted)
-    except (ValueError, OverflowError) as error:
+    if math.prod(wanted) != array.size:
         raise TensorError(
             spec.name, "size", f"it has {array.size} elements; its shape {_text(wanted)} says otherwise"
-        ) from error
+        )
+    return array.reshape(wanted)
 
 
 def to_raw(datatype: str, array: Any) -> bytes:
@@ -164,21 +168,48 @@ def to_raw(datatype: str, array: Any) -> bytes:
 
 def _asarray(spec: TensorSpec, values: Any) -> Any:
     try:
-        return np.asarray(values)
-    except (ValueError, OverflowError) as error:
+        array = np.asarray(values)
+        wide = array.dtype.kind == "O" or (array.dtype.kind == "f" and DTYPES[spec.datatype].kind in "iu")
+        return _of_wide(spec, np.asarray(values, dtype=object)) if wide and array.size else array
+    except (ValueError, RecursionError) as error:
         raise TensorError(spec.name, "shape", "its rows differ in length") from error
+
+
+def _of_wide(spec: TensorSpec, array: Any) -> Any:
+    """Return an array of Python numbers as one of the model's own type.
+
+    numpy takes whole numbers beyond 63 bits for floats, which are not exact, or for anything.
+    """
+    dtype = DTYPES[spec.datatype]
+    kinds = {int} if dtype.kind in "iu" else {int, float}
+    if dtype.kind not in "fiu" or not set(map(type, array.flat)) <= kinds:
+        return array
+    limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(np.float64)
+    if min(array.flat) < limits.min or max(array.flat) > limits.max:
+        raise _out_of_range(spec)
+    return array.astype(np.float64 if dtype.kind == "f" else dtype)
+
+
+def _out_of_range(spec: TensorSpec) -> TensorError:
+    return TensorError(spec.name, "range", f"an element does not fit {spec.datatype}")
 
 
 def _cast(spec: TensorSpec, array: Any) -> Any:
     dtype = DTYPES[spec.datatype]
     kind = dtype.kind
+    if array.dtype == dtype:
+        return array
     if array.size and array.dtype.kind not in _ACCEPTS[kind]:
         raise TensorError(spec.name, "type", f"its elements are not all {element(spec.datatype)}s")
     if kind in "iu" and array.size:
         limits = np.iinfo(dtype)
         if array.min() < limits.min or array.max() > limits.max:
-            raise TensorError(spec.name, "range", f"an element does not fit {spec.datatype}")
-    return array if array.dtype == dtype else array.astype(dtype)
+            raise _out_of_range(spec)
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if kind == "f" and array.dtype.itemsize > dtype.itemsize and (np.isinf(cast) & np.isfinite(array)).any():
+        raise _out_of_range(spec)
+    return cast
 
 
 def _objects(texts: list[str]) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +26,7 @@ BINARY: Final = "binary_data"
 ALL_BINARY: Final = "binary_data_output"
 _SEQUENCE: Final = ("sequence_id", "sequence_start", "sequence_end")
 _SHARED_MEMORY: Final = "shared_memory_region"
+_NOTHING: Final[Parameters] = MappingProxyType({})
 _PRIORITIES: Final = {1: Priority.HIGH, 2: Priority.NORMAL}
 _LARGE_TEXTS_BYTES: Final = 64 << 10
 
@@ -57,10 +59,8 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One inference."""
+    """What one inference asks for."""
 
-    model: str
-    version: str
     inputs: Sequence[Input]
     outputs: Sequence[Output] = ()
     parameters: Parameters = field(default_factory=dict)
@@ -77,6 +77,15 @@ class Answered:
     parameters: Parameters
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one request, and the version that answered it."""
+
+    request: Request
+    version: str
+    outputs: Sequence[Answered]
+
+
 class Core:
     """Runs requests."""
 
@@ -84,33 +93,64 @@ class Core:
         self.inferences: Final = inferences
 
     async def infer(
-        self, request: Request, *, caller: Caller, time_left: timedelta | None
-    ) -> tuple[str, list[Answered]]:
-        """Run one request; return the version that answered and the outputs that were asked for.
+        self,
+        model: str,
+        version: str,
+        parse: Callable[[], Request],
+        *,
+        caller: Caller,
+        time_left: timedelta | None,
+    ) -> Answer:
+        """Run one request.
+
+        Args:
+            model: Name of the model.
+            version: Id of a version, or empty for the one that answers.
+            parse: Gives the request; a model counts those that it refuses, too.
+            caller: For whom.
+            time_left: Longest time that it may take; None means the model's default.
 
         Raises:
             InvalidInferenceRequest: It breaks the protocol, or asks for what is not served.
             AegisError: See `Inferences.infer`.
         """
-        wish = wish_of(request.parameters, time_left)
+        request: Request
 
-        async def read(signature: Signature) -> Tensors:
+        async def read(signature: Signature) -> tuple[Tensors, Wish]:
+            nonlocal request
+            request = parse()
+            wish = wish_of(request.parameters, time_left)
             if any(item.slow for item in request.inputs):
-                return await asyncio.to_thread(_tensors, request, signature)
-            return _tensors(request, signature)
+                return await asyncio.to_thread(_tensors, model, request, signature), wish
+            return _tensors(model, request, signature), wish
 
-        done = await self.inferences.infer(request.model, request.version, read, caller=caller, wish=wish)
-        return done.version, self._outputs(request, done)
+        done = await self.inferences.infer(model, version, read, caller=caller)
+        return Answer(request, done.version, _outputs(request, done))
 
-    def _outputs(self, request: Request, done: Inference) -> list[Answered]:
-        specs = {spec.name: spec for spec in done.signature.outputs}
-        arrays = done.run.outputs
-        if not request.outputs:
-            return [Answered(name, spec.datatype, arrays[name], {}) for name, spec in specs.items()]
+
+def _outputs(request: Request, done: Inference) -> list[Answered]:
+    arrays = done.run.outputs
+    if not request.outputs:
         return [
-            _answered(specs[item.name], arrays[item.name], item.parameters, done.labels)
-            for item in request.outputs
+            Answered(spec.name, spec.datatype, arrays[spec.name], _NOTHING) for spec in done.signature.outputs
         ]
+    specs = {spec.name: spec for spec in done.signature.outputs}
+    return [
+        _answered(specs[item.name], arrays[item.name], item.parameters, done.labels)
+        for item in request.outputs
+    ]
+
+
+def flag(parameters: Parameters, name: str, *, default: bool, path: str = "parameters") -> bool:
+    """Return a parameter that is true or false.
+
+    Raises:
+        InvalidInferenceRequest: It is neither.
+    """
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInferenceRequest.at(f"{path}.{name}", f"{value!r} is neither true nor false")
+    return value
 
 
 def wish_of(parameters: Parameters, time_left: timedelta | None) -> Wish:
@@ -144,7 +184,7 @@ def _number(parameters: Parameters, name: str) -> int:
     return number
 
 
-def _tensors(request: Request, signature: Signature) -> Tensors:
+def _tensors(model: str, request: Request, signature: Signature) -> Tensors:
     given = {item.name: item for item in request.inputs}
     specs = {spec.name: spec for spec in signature.inputs}
     if len(given) != len(request.inputs):
@@ -156,9 +196,9 @@ def _tensors(request: Request, signature: Signature) -> Tensors:
         if name not in specs
     ]
     if faults:
-        raise InvalidToolInput.of(request.model, faults)
+        raise InvalidToolInput.of(model, faults)
     _check_outputs(request, signature)
-    return {name: _tensor(request.model, spec, given[name]) for name, spec in specs.items()}
+    return {name: _tensor(model, spec, given[name]) for name, spec in specs.items()}
 
 
 def _tensor(model: str, spec: TensorSpec, given: Input) -> Any:
@@ -190,17 +230,22 @@ def _check_outputs(request: Request, signature: Signature) -> None:
             raise InvalidInferenceRequest.at(f"outputs[{index}]", f"{item.name!r} is asked for twice")
         if _SHARED_MEMORY in item.parameters:
             raise InvalidInferenceRequest.at(f"outputs[{index}]", "shared memory is not served")
+        _check_classification(f"outputs[{index}].parameters.{CLASSIFICATION}", item)
+        flag(item.parameters, BINARY, default=True, path=f"outputs[{index}].parameters")
         seen.add(item.name)
+    flag(request.parameters, ALL_BINARY, default=True)
+
+
+def _check_classification(path: str, item: Output) -> None:
+    count = item.parameters.get(CLASSIFICATION, 0)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidInferenceRequest.at(path, f"{count!r} is no whole number from 0 up")
 
 
 def _answered(spec: TensorSpec, array: Any, parameters: Parameters, labels: Sequence[str]) -> Answered:
-    count = parameters.get(CLASSIFICATION, 0)
+    count = int(parameters.get(CLASSIFICATION, 0))
     if not count:
         return Answered(spec.name, spec.datatype, array, parameters)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InvalidInferenceRequest.at(
-            f"outputs.{spec.name}.{CLASSIFICATION}", f"{count!r} is no whole number from 0 up"
-        )
     return Answered(spec.name, BYTES, _classes(spec, array, count, labels), parameters)
 
 

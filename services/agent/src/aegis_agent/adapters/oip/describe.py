@@ -47,8 +47,14 @@ class Describer:
     def server(self) -> Any:
         return pb.ServerMetadataResponse(name=NAME, version=self._version, extensions=EXTENSIONS)
 
+    def server_ready(self) -> bool:
+        """Return whether calls should come here: not while the service drains."""
+        return not self._inferences.draining
+
     def ready(self, name: str, version: str, *, tenant: str) -> bool:
         """Return whether calls of a model are let in; of one that the tenant lacks they are not."""
+        if self._inferences.draining:
+            return False
         try:
             if version:
                 found = self._models.version(name, version, tenant=tenant)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -10,14 +12,17 @@ import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 
 from aegis_agent.adapters.models.tensors import BYTES, to_raw
-from aegis_agent.adapters.oip.core import ALL_BINARY, BINARY, Answered, Input, Output, Request
+from aegis_agent.adapters.oip.core import ALL_BINARY, BINARY, Answer, Answered, Input, Output, Request, flag
 from aegis_agent.domain.errors import ToolFailed
 from aegis_agent.domain.model_errors import InvalidInferenceRequest
+from aegis_common.rpc.limits import clipped
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 """Length of the JSON at the begin of a body that has raw bytes behind it, in bytes."""
 
 _SIZE: Final = "binary_data_size"
+_MAX_DIGITS: Final = 20
+_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 _SCALARS: Final = (bool, int, float, str)
 
 
@@ -33,19 +38,44 @@ def read_body(body: bytes, header_length: str | None) -> tuple[Mapping[str, Any]
     """
     size = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal() and int(header_length) <= len(body)):
-            raise InvalidInferenceRequest.at(
-                HEADER_LENGTH, f"{header_length!r} is no number of bytes up to {len(body)}, the body's size"
-            )
-        size = int(header_length)
+        size = _length(header_length, len(body))
     try:
-        found = json.loads(body[:size] or b"{}")
+        found = json.loads(body[:size].decode() or "{}", parse_constant=_no_constant, parse_float=_finite)
+        if _SURROGATE.search(body, 0, size):
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InvalidInferenceRequest.at("body", f"it is no JSON: {error}") from error
+        raise InvalidInferenceRequest.at("body", f"it is no JSON: {_why(error)}") from error
     return _object("body", found), memoryview(body)[size:]
 
 
-def read_request(model: str, version: str, body: Mapping[str, Any], raw: memoryview) -> Request:
+def _length(text: str, limit: int) -> int:
+    if text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS and int(text) <= limit:
+        return int(text)
+    raise InvalidInferenceRequest.at(
+        HEADER_LENGTH, f"{clipped(text, 64)!r} is no number of bytes up to {limit}, the body's size"
+    )
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON; send the tensor as raw bytes")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isfinite(number):
+        return number
+    raise ValueError(f"{clipped(text, 64)} is larger than any number that can be held")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "it has half a surrogate pair, which is no character"
+    return str(error)
+
+
+def read_request(body: Mapping[str, Any], raw: memoryview) -> Request:
     """Return the request that a body holds.
 
     Raises:
@@ -64,8 +94,6 @@ def read_request(model: str, version: str, body: Mapping[str, Any], raw: memoryv
         for index, item in enumerate(_list("outputs", body.get("outputs", [])))
     ]
     return Request(
-        model=model,
-        version=version,
         inputs=inputs,
         outputs=outputs,
         parameters=_parameters("parameters", body.get("parameters", {})),
@@ -73,32 +101,33 @@ def read_request(model: str, version: str, body: Mapping[str, Any], raw: memoryv
     )
 
 
-def write_response(request: Request, version: str, outputs: Sequence[Answered]) -> tuple[bytes, int | None]:
+def write_response(model: str, answer: Answer) -> tuple[bytes, int | None]:
     """Return the body of an answer, and the length of its JSON when raw bytes follow it.
 
     Raises:
         ToolFailed: An output that is asked for as JSON holds NaN or infinity.
     """
-    default = bool(request.parameters.get(ALL_BINARY, False))
+    request = answer.request
+    default = flag(request.parameters, ALL_BINARY, default=False)
     raw: list[bytes] = []
     told = []
-    for item in outputs:
+    for item in answer.outputs:
         entry: dict[str, Any] = {
             "name": item.name,
             "datatype": item.datatype,
             "shape": list(item.array.shape),
         }
-        if item.parameters.get(BINARY, default):
+        if flag(item.parameters, BINARY, default=default):
             data = to_raw(item.datatype, item.array)
             entry["parameters"] = {_SIZE: len(data)}
             raw.append(data)
         else:
-            entry["data"] = _data(request.model, item)
+            entry["data"] = _data(model, item)
         told.append(entry)
-    answer: dict[str, Any] = {"model_name": request.model, "model_version": version, "outputs": told}
+    body: dict[str, Any] = {"model_name": model, "model_version": answer.version, "outputs": told}
     if request.id:
-        answer["id"] = request.id
-    text = json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()
+        body["id"] = request.id
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     return (text, None) if not raw else (b"".join((text, *raw)), len(text))
 
 

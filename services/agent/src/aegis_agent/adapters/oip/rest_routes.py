@@ -66,7 +66,8 @@ class RestForm:
         return JSONResponse({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        return JSONResponse({"ready": True})
+        ready = self._describer.server_ready()
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def model_ready(self, request: Request) -> Response:
         name, version = _names(request)
@@ -89,10 +90,10 @@ class RestForm:
         body, length = await request.body(), request.headers.get(HEADER_LENGTH)
         large = len(body) > _LARGE_BODY_BYTES
         found, raw = await asyncio.to_thread(read_body, body, length) if large else read_body(body, length)
-        read = read_request(name, version, found, raw)
-        answered, outputs = await self._core.infer(read, caller=caller(), time_left=time_left())
-        many = sum(item.array.size for item in outputs) > LARGE
-        write = functools.partial(write_response, read, answered, outputs)
+        parse = functools.partial(read_request, found, raw)
+        answer = await self._core.infer(name, version, parse, caller=caller(), time_left=time_left())
+        many = sum(item.array.size for item in answer.outputs) > LARGE
+        write = functools.partial(write_response, name, answer)
         content, json_bytes = await asyncio.to_thread(write) if many else write()
         if json_bytes is None:
             return Response(content, media_type="application/json")

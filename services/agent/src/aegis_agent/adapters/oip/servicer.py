@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +15,17 @@ import grpc.aio
 
 from aegis_agent.adapters.models.tensors import to_raw
 from aegis_agent.adapters.oip import messages as pb
-from aegis_agent.adapters.oip.core import ALL_BINARY, BINARY, Answered, Core, Input, Output, Request
+from aegis_agent.adapters.oip.core import (
+    ALL_BINARY,
+    BINARY,
+    Answer,
+    Answered,
+    Core,
+    Input,
+    Output,
+    Request,
+    flag,
+)
 from aegis_agent.adapters.oip.describe import Describer, check_repository
 from aegis_agent.domain.call import Caller
 from aegis_agent.domain.inferences import Inferences
@@ -63,7 +74,7 @@ class InferenceServicer:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Context) -> Any:
-        return pb.ServerReadyResponse(ready=True)
+        return pb.ServerReadyResponse(ready=self._describer.server_ready())
 
     async def ServerMetadata(self, request: Any, context: Context) -> Any:
         return self._describer.server()
@@ -121,9 +132,14 @@ class InferenceServicer:
 
     async def _infer(self, request: Any, who: Caller, left: timedelta | None) -> Any:
         current_call().notes["model"] = request.model_name
-        read = _request(request)
-        version, outputs = await self._core.infer(read, caller=who, time_left=left)
-        return _response(request, read, version, outputs)
+        answer = await self._core.infer(
+            request.model_name,
+            request.model_version,
+            functools.partial(_request, request),
+            caller=who,
+            time_left=left,
+        )
+        return _response(request, answer)
 
 
 class _Stream:
@@ -226,8 +242,6 @@ def _request(request: Any) -> Request:
         else:
             inputs.append(Input(item.name, item.datatype, item.shape, None, _values(index, item)))
     return Request(
-        model=request.model_name,
-        version=request.model_version,
         inputs=inputs,
         outputs=[Output(item.name, parameters_of(item.parameters)) for item in request.outputs],
         parameters=parameters_of(request.parameters),
@@ -245,10 +259,12 @@ def _values(index: int, item: Any) -> Sequence[Any]:
     return getattr(item.contents, wanted) if wanted else ()
 
 
-def _response(request: Any, read: Request, version: str, outputs: Sequence[Answered]) -> Any:
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version=version, id=request.id)
-    binary = _is_binary(read, outputs)
-    for item in outputs:
+def _response(request: Any, answer: Answer) -> Any:
+    response = pb.ModelInferResponse(
+        model_name=request.model_name, model_version=answer.version, id=request.id
+    )
+    binary = _is_binary(answer.request, answer.outputs)
+    for item in answer.outputs:
         target = response.outputs.add(name=item.name, datatype=item.datatype, shape=item.array.shape)
         if binary:
             response.raw_output_contents.append(to_raw(item.datatype, item.array))
@@ -258,8 +274,8 @@ def _response(request: Any, read: Request, version: str, outputs: Sequence[Answe
 
 
 def _is_binary(read: Request, outputs: Sequence[Answered]) -> bool:
-    default = read.parameters.get(ALL_BINARY, True)
-    wanted = {bool(item.parameters.get(BINARY, default)) for item in outputs}
+    default = flag(read.parameters, ALL_BINARY, default=True)
+    wanted = {flag(item.parameters, BINARY, default=default) for item in outputs}
     if len(wanted) > 1:
         raise InvalidInferenceRequest.at(
             "outputs",
