@@ -69,6 +69,21 @@ def test_calls_by_every_door_go_on_when_a_replica_is_killed(replicas: Replicas, 
     assert [] == [item for item in load.failures if item.begun > dead]
 
 
+def test_no_call_fails_when_the_replicas_are_replaced_one_after_the_other(replicas: Replicas) -> None:
+    with doors(replicas) as calls, calling(calls) as load:
+        for agent in replicas.agents:
+            more(load, 10)
+            began = time.monotonic()
+            agent.terminate()
+            print(f"{agent.name} ended after {time.monotonic() - began:.1f} s")
+            more(load, 10)
+            replicas.revive(agent)
+        more(load, 10)
+
+    print(*load.failures, sep="\n")
+    assert [] == load.failures
+
+
 def more(load: Load, count: int) -> None:
     """Wait until so many more calls of each kind have come back."""
     before = dict(load.done)

@@ -67,7 +67,7 @@ class HttpApp:
     Args:
         routes: What it serves, besides `/healthz`.
         chain: What every request goes through.
-        ready: Whether `/healthz` answers 200; else 503.
+        ready: Whether `/healthz` answers 200, else 503, to whoever asks from an address.
         challenge: Parameters of `www-authenticate` on 401, after `Bearer`.
         bodies: What bodies are counted in.
     """
@@ -77,7 +77,7 @@ class HttpApp:
         routes: Sequence[Route],
         chain: Chain,
         *,
-        ready: Callable[[], bool],
+        ready: Callable[[str], bool],
         challenge: str = "",
         bodies: Bodies,
     ) -> None:
@@ -104,7 +104,7 @@ class HttpApp:
             exchange.close()
 
     async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ready = self._ready()
+        ready = self._ready(":".join(map(str, scope.get("client") or ())))
         text = "ready\n" if ready else "not ready\n"
         await Response(text, 200 if ready else 503, media_type="text/plain")(scope, receive, send)
 

@@ -76,7 +76,7 @@ class HttpDoor:
         app = HttpApp(
             self._routes,
             chain,
-            ready=lambda: health.ready,
+            ready=health.tell,
             challenge=self._challenge,
             bodies=self._bodies,
         )
