@@ -17,6 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from services.agent.tests.conftest import _serialized
 from services.agent.tests.model_publisher import Publisher, publish
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.models.loader import OnnxLoader
@@ -50,6 +54,21 @@ IRIS: dict[str, Any] = {
         }
     },
 }
+SENTIMENT: dict[str, Any] = {
+    "schema_version": 1,
+    "task": "text-classification",
+    "tokenizer": "tokenizer.json",
+    "preprocessing": {"text": {"max_length": 16}},
+    "labels": ["bad", "good"],
+}
+EMBEDDING: dict[str, Any] = {
+    "schema_version": 1,
+    "task": "embedding",
+    "tokenizer": "tokenizer.json",
+    "preprocessing": {"text": {"max_length": 16}},
+    "postprocessing": {"pooling": "mean"},
+}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "bad", "good", "day", "night"]
 RAW: dict[str, Any] = {"schema_version": 1, "task": "raw"}
 
 
@@ -113,6 +132,63 @@ async def ask(tool: Tool, timeout_s: float = 60, **arguments: Any) -> Any:
         value = await tool.runner.run(Call(arguments=checked, caller=NOBODY, deadline=deadline))
     SchemaChecks(tool.spec).output(value)
     return value
+
+
+def tokenizer(*, special: bool = True, pad: bool = False) -> bytes:
+    """Return a tokenizer of `WORDS`, with [CLS] and [SEP] around the text if *special*."""
+    made = Tokenizer(WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.pre_tokenizer = Whitespace()
+    if special:
+        made.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+    if pad:
+        made.enable_padding(direction="left", pad_id=0, pad_token="[PAD]", length=4)
+    return made.to_str().encode()
+
+
+def word_model(
+    *, vector: bool = False, extra: str = "", length: int | str = "tokens", width: int = 2, layers: int = 0
+) -> bytes:
+    """Return a model of tokens: one vector a token, or the sum of the vectors of those that count.
+
+    The word bad has the vector (1, 0 ...), and good (0, 1 ...); all else has zeros but day and night, which
+    have random ones. With *layers*, each vector goes through as many random matrices.
+    """
+    random = np.random.default_rng(0)
+    table = np.zeros((len(WORDS), width), np.float32)
+    table[4, 0] = table[5, 1] = 1
+    table[6:] = random.random((2, width)) if layers else 0
+    ints, shape = TensorProto.INT64, ["n", length]
+    inputs = [("input_ids", ints, shape), ("attention_mask", ints, shape)]
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["h0"])]
+    weights = {"table": table, "last": np.array([-1])}
+    for i in range(layers):
+        weights[f"w{i}"] = (random.standard_normal((width, width)) * 0.05).astype(np.float32)
+        nodes += [
+            helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"m{i}"]),
+            helper.make_node("Tanh", [f"m{i}"], [f"h{i + 1}"]),
+        ]
+    nodes += [
+        helper.make_node("Cast", ["attention_mask"], ["counts"], to=FLOATS),
+        helper.make_node("Unsqueeze", ["counts", "last"], ["column"]),
+        helper.make_node("Mul", [f"h{layers}", "column"], ["vectors"]),
+    ]
+    if vector:
+        return model(nodes, inputs, [("vectors", FLOATS, [*shape, width])], weights)
+    if extra:
+        inputs.append((extra, ints, shape))
+        nodes += [
+            helper.make_node("Cast", [extra], ["types"], to=FLOATS),
+            helper.make_node("Unsqueeze", ["types", "last"], ["second"]),
+            helper.make_node("Mul", ["vectors", "second"], ["parts"]),
+        ]
+    part = "parts" if extra else "vectors"
+    weights["one"] = np.array([1])
+    nodes.append(helper.make_node("ReduceSum", [part, "one"], ["scores"], keepdims=0))
+    return model(nodes, inputs, [("scores", FLOATS, ["n", width])], weights)
 
 
 def mean_colour(*, size: int | str = 8, layout: str = "NCHW", kind: int = FLOATS) -> bytes:

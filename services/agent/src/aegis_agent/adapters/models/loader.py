@@ -18,6 +18,7 @@ from aegis_agent.adapters.models.contents import Contents, Told, not_loadable
 from aegis_agent.adapters.models.forms.form import Form
 from aegis_agent.adapters.models.forms.of_bundle import bundle_form
 from aegis_agent.adapters.models.forms.tensors import tensor_form
+from aegis_agent.adapters.models.forms.texts import can_read_texts
 from aegis_agent.adapters.models.opening import Opening
 from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.adapters.models.probe import BATCH, INLINE_S, MAX_ROWS, MAX_STOP_S, MIN_GAIN
@@ -35,6 +36,7 @@ _PRELOAD: Final = (
     "aegis_agent.adapters.models.probe",
     "aegis_agent.adapters.models.child",
     "aegis_agent.adapters.models.preparing.pixels",
+    "aegis_agent.adapters.models.preparing.tokens",
 )
 _PROBE: Final = "aegis_agent.adapters.models.probe:Probe"
 
@@ -167,6 +169,10 @@ def _form(
 ) -> Form:
     if contents.bundle is None:
         return tensor_form(version.model, signature, told.labels)
+    if contents.bundle.spec.tokenizer is not None and not can_read_texts():
+        raise not_loadable(
+            version, "it takes texts, and the package tokenizers is missing: pip install 'aegis-agent[text]'"
+        )
     return bundle_form(version.model, contents.bundle, signature, profile)
 
 

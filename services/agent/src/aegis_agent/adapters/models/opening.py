@@ -11,13 +11,14 @@ from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.children.pool import WorkerPool
 from aegis_agent.adapters.children.setup import WorkerSetup
 from aegis_agent.adapters.models.bundled import BundledModel
-from aegis_agent.adapters.models.contents import Contents
+from aegis_agent.adapters.models.contents import Contents, not_loadable
 from aegis_agent.adapters.models.examples import check_examples
 from aegis_agent.adapters.models.forms.form import Form
 from aegis_agent.adapters.models.onnx_models import ChildModel, InProcessModel
 from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.adapters.models.runner import OnnxRunner
 from aegis_agent.adapters.models.session import OnnxSession
+from aegis_agent.domain.errors import ToolCrashed, ToolFailed
 from aegis_agent.domain.inference import LoadedModel, Profile, Signature, Strategy
 from aegis_agent.domain.model import Fetch, ModelVersion
 from aegis_common.store.bundle import Bundle
@@ -74,7 +75,10 @@ class Opening:
         limits = replace(self._options.limits, cpu_s=_PREPARE_CPU_S, output_bytes=preparation.output_bytes)
         options = dict(preparation.options)
         setup = WorkerSetup(target=preparation.target, factory=True, options=options, limits=limits)
-        pool, about = await self._started(setup)
+        try:
+            pool, about = await self._started(setup)
+        except (ToolFailed, ToolCrashed) as error:
+            raise not_loadable(self._version, error.message) from error
         return pool, about["memory_bytes"] * (self._options.concurrency + 1)
 
     async def _model(self, contents: Contents, profile: Profile) -> LoadedModel:

@@ -9,6 +9,8 @@ from aegis_agent.adapters.models.forms.form import Form, Reader, Writer, input_s
 from aegis_agent.adapters.models.forms.images import ImageReader
 from aegis_agent.adapters.models.forms.rows import RowReader
 from aegis_agent.adapters.models.forms.tensors import tensor_form
+from aegis_agent.adapters.models.forms.texts import TextReader, TextsReader
+from aegis_agent.adapters.models.forms.vectors import VectorWriter
 from aegis_agent.adapters.models.tensors import DTYPES
 from aegis_agent.adapters.validation import SchemaChecks
 from aegis_agent.domain.inference import Profile, Signature, TensorSpec
@@ -24,6 +26,11 @@ def bundle_form(tool: str, bundle: Bundle, signature: Signature, profile: Profil
     Raises:
         InvalidModelBundle: The specification does not fit the model; the error names the field.
     """
+    unused = ("input", "output") if bundle.spec.task == "raw" else ("input",) if bundle.spec.tokenizer else ()
+    for field in unused:
+        if getattr(bundle.spec, field) is not None:
+            instead = "preprocessing.text.inputs" if bundle.spec.tokenizer else "all of the model's"
+            raise _fault(field, f"says nothing with this task, which uses {instead}")
     if bundle.spec.task == "raw":
         return tensor_form(tool, signature, bundle.labels)
     made = _Making(tool, bundle, signature, profile)
@@ -63,7 +70,14 @@ class _Making:
                 only=self._spec.input or "",
                 together=self._profile.rows,
             )
-        raise _fault("task", f"{self._spec.task} is not served by this release")
+        if how.text is None or self._spec.tokenizer is None:  # the specification makes sure of it
+            raise _fault("preprocessing", "is missing")
+        tokenizer = self._bundle.files[self._spec.tokenizer]
+        if self._spec.task == "text-classification":
+            return TextReader(self._signature, how.text, tokenizer)
+        if how.text.pair:
+            raise _fault("preprocessing.text.pair", "an embedding is of one text")
+        return TextsReader(self._signature, how.text, tokenizer)
 
     def writer(self) -> Writer:
         output = self._output()
@@ -71,7 +85,7 @@ class _Making:
         if self._spec.task == "tabular":
             return RowWriter(self._tool, output, labels)
         if labels is None:
-            raise _fault("task", f"{self._spec.task} is not served by this release")
+            return VectorWriter(self._tool, output, self._spec.postprocessing)
         return LabelWriter(self._tool, output, labels)
 
     def _labels(self, output: TensorSpec) -> Labels:

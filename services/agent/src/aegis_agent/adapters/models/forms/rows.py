@@ -132,6 +132,9 @@ def _tensors(
     pairs: list[tuple[TensorSpec, tuple[Feature, ...]]]
     inputs = {spec.name: spec for spec in signature.inputs}
     features = {item.name: item for item in tabular.features}
+    if only and only not in inputs:
+        what = f"{only!r} is none of the model's: {', '.join(inputs)}"
+        raise InvalidModelBundle.at(SPEC_FILE, what, field="input")
     if not only and inputs.keys() == features.keys():
         pairs = [(inputs[name], (feature,)) for name, feature in features.items()]
     elif len(inputs) == 1:
