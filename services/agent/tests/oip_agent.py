@@ -69,11 +69,15 @@ class Stack:
         return rpc(requests, timeout=60)
 
     async def publish(
-        self, model: str, data: bytes, *aliases: str, version: str = "v1", tenant: str = "default"
+        self,
+        model: str,
+        data: bytes,
+        *aliases: str,
+        version: str = "v1",
+        tenant: str = "default",
+        kind: str = "onnx",
     ) -> None:
-        manifest = await self.store.publish(
-            tenant, model, version, data, format="onnx", provenance=PROVENANCE
-        )
+        manifest = await self.store.publish(tenant, model, version, data, format=kind, provenance=PROVENANCE)
         stub = model_service_pb2_grpc.ModelServiceStub(self.channel("blue" if tenant == "blue" else "admin"))
         await stub.PublishModelVersion(
             model_pb.PublishModelVersionRequest(

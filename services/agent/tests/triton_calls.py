@@ -31,7 +31,8 @@ def main() -> None:
         certificate_chain=options["cert"],
         channel_args=[("grpc.ssl_target_name_override", options["name"])],
     )
-    print(json.dumps(Checks(client, options.get("headers")).run()))
+    checks = Checks(client, options.get("headers"))
+    print(json.dumps(checks.pictures(options["pictures"]) if "pictures" in options else checks.run()))
     client.close()
 
 
@@ -149,6 +150,20 @@ class Checks:
         given = np.array([[0.5, 1.5]], dtype=np.float16)
         result = self.client.infer("halves", [tensor(given, "FP16")], headers=self.headers)
         return result.as_numpy("output").tolist()
+
+    def pictures(self, model: str) -> Any:
+        """Call a model whose tool takes images on its own tensors."""
+        pixels = np.zeros((2, 3, 8, 8), np.float32)
+        pixels[0, 1] = pixels[1, 2] = 1
+        given = [tensor(pixels, name="pixels")]
+        wanted = [triton.InferRequestedOutput("scores", class_count=1)]
+        classes = self.client.infer(model, given, outputs=wanted).as_numpy("scores")
+        return {
+            "metadata": self.client.get_model_metadata(model, as_json=True),
+            "config": self.client.get_model_config(model, as_json=True)["config"],
+            "scores": self.scores(self.client.infer(model, given)),
+            "classes": [item.decode() for item in classes.ravel()],
+        }
 
     def scores(self, result: Any) -> Any:
         return result.as_numpy("scores").tolist()

@@ -88,7 +88,8 @@ class OnnxLoader:
             "max_input_bytes": self._options.max_input_bytes,
             "providers": list(contents.providers),
         }
-        setup = WorkerSetup(target=_PROBE, factory=True, options=options, limits=self._options.limits)
+        limits = self._options.limits_with(contents.providers)
+        setup = WorkerSetup(target=_PROBE, factory=True, options=options, limits=limits)
         pool = WorkerPool(version.model, self._server, setup, size=1)
         try:
             about: Mapping[str, Any] = await pool.start()

@@ -106,7 +106,8 @@ class Opening:
             "threads": self._options.threads,
             "providers": [profile.provider],
         }
-        setup = WorkerSetup(target=_CHILD, factory=True, options=options, limits=self._options.limits)
+        limits = self._options.limits_with([profile.provider])
+        setup = WorkerSetup(target=_CHILD, factory=True, options=options, limits=limits)
         size = self._options.concurrency
         pool, _ = await self._started(setup)
         return ChildModel(pool, self._signature, memory_bytes=profile.memory_bytes * (size + 1))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from aegis_agent.adapters.children.setup import WorkerLimits
+from aegis_agent.adapters.models.session import available
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +31,11 @@ class ModelOptions:
     memory_bytes: int = 2 << 30
     max_input_bytes: int = 9 << 20
     limits: WorkerLimits = field(default_factory=WorkerLimits)
+
+    def limits_with(self, providers: Sequence[str]) -> WorkerLimits:
+        """Return the limits of a child whose model may be run by *providers*.
+
+        CUDA maps far more addresses than it has memory, so that a limit of addresses would leave no device.
+        """
+        mapped = "CUDA" in providers and available("CUDA")
+        return replace(self.limits, memory_bytes=None, open_files=None) if mapped else self.limits

@@ -104,6 +104,11 @@ def _opened(model: bytes, options: Any, providers: Sequence[str]) -> tuple[str, 
     )
 
 
+def available(provider: str) -> bool:
+    """Return whether this process' onnxruntime has a provider; its device may be missing all the same."""
+    return PROVIDERS[provider] in _ORT.get_available_providers()
+
+
 def brief(error: Exception) -> str:
     """Return what onnxruntime says, without its own file names and codes."""
     return str(error).rpartition(" : ")[2][:_MESSAGE_LENGTH] or type(error).__name__
