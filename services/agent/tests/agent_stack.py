@@ -17,6 +17,7 @@ from aegis.agent.v1 import agent_service_pb2 as pb
 from aegis.agent.v1 import agent_service_pb2_grpc as pb_grpc
 from aegis.agent.v1 import model_service_pb2_grpc as model_pb_grpc
 from aegis.agent.v1 import part_pb2
+from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_pb_grpc
 from aegis_agent.main import running
 from aegis_agent.settings import AgentSettings
 from aegis_common.errors import ErrorKind
@@ -61,6 +62,9 @@ class Stack:
     def models(self, account: str = "sdk") -> model_pb_grpc.ModelServiceAsyncStub:
         return model_pb_grpc.ModelServiceStub(self._channel(account))
 
+    def publishers(self, account: str = "sdk") -> publisher_pb_grpc.PublisherServiceAsyncStub:
+        return publisher_pb_grpc.PublisherServiceStub(self._channel(account))
+
     def _channel(self, account: str) -> grpc.aio.Channel:
         target = f"127.0.0.1:{self.port}"
         self._channels.append(mesh_channel(target, service="agent", tls=self.mesh.tls(account)))
@@ -71,10 +75,17 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path) -> AsyncIterator[Stack]:
+async def running_stack(folder: Path, **changes: Any) -> AsyncIterator[Stack]:
     mesh = Mesh(folder)
     mesh.write_identities(
-        {mesh.spiffe_id("blue"): {"tenant": "blue", "roles": ["operator"], "via_gateway": True}}
+        {
+            mesh.spiffe_id(account): {"tenant": tenant, "roles": [role], "via_gateway": True}
+            for account, tenant, role in (
+                ("blue", "blue", "operator"),
+                ("blue-trainer", "blue", "trainer"),
+                ("other-trainer", "default", "trainer"),
+            )
+        }
     )
     key = new_ed25519(folder / "signing.key")
     trusted = folder / "signing.pem"
@@ -82,17 +93,20 @@ async def running_stack(folder: Path) -> AsyncIterator[Stack]:
     url = f"file://{folder / 'store'}"
     (folder / "tools").mkdir()
     (folder / "tools" / "numbers.py").write_text(COUNTING)
-    settings = AgentSettings(
+    new_ed25519(folder / "records.key")
+    fields: dict[str, Any] = {
         **mesh.service_kwargs("agent"),
-        model_store_url=url,
-        model_trusted_keys=(trusted,),
-        tools=EXTRA_TOOLS,
-        tools_dir=folder / "tools",
-        tenant_weights={"default": 2},
-        child_slots=16,
-        plugins=False,
-        warm_up=False,
-    )
+        "model_store_url": url,
+        "model_trusted_keys": (trusted,),
+        "records_key": folder / "records.key",
+        "tools": EXTRA_TOOLS,
+        "tools_dir": folder / "tools",
+        "tenant_weights": {"default": 2},
+        "child_slots": 16,
+        "plugins": False,
+        "warm_up": False,
+    }
+    settings = AgentSettings(**(fields | changes))
     store = ModelStore(ObjectStore.open(url), Signer(key), TrustedKeys())
     async with running(settings) as server:
         made = Stack(mesh, server.port, store)

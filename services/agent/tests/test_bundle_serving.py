@@ -28,7 +28,7 @@ from services.agent.tests.model_publisher import Publisher, agent
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.domain.inference import ModelRunner
 from aegis_agent.domain.model_errors import ModelUnloaded
-from aegis_agent.domain.models import runner_of
+from aegis_agent.domain.model_tools import runner_of
 from aegis_agent.domain.tool import Tool
 from aegis_common.testing.waiting import until
 
@@ -63,7 +63,7 @@ async def test_an_alias_moves_without_a_failed_call(tmp_path: Path) -> None:
 
         calls = [asyncio.create_task(call()) for _ in range(3)]
         for version in ("v2", "v1", "v2"):
-            await models.set_alias("colours", "production", version, tenant="default", by="x")
+            await models.changes.set_alias("colours", "production", version, tenant="default", by="x")
             seen = len(got)
             await until(lambda seen=seen: len(got) >= seen + 10)  # type: ignore[misc]
         stop.set()

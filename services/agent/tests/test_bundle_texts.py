@@ -27,7 +27,7 @@ from services.agent.tests.model_bundles import (
 
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.domain.errors import InvalidToolInput, ModelNotLoadable
-from aegis_agent.domain.models import runner_of
+from aegis_agent.domain.model_tools import runner_of
 from aegis_agent.domain.tool import Tool
 from aegis_common.store.errors import InvalidModelBundle
 

@@ -48,7 +48,7 @@ async def test_tampered_bytes_are_refused(publisher: Publisher, make_linear: Cal
 
     async with agent(publisher) as (_, models):
         with pytest.raises(ModelDigestMismatch):
-            await models.publish(
+            await models.changes.publish(
                 "colours", "v1", sha256=sha256, aliases=["production"], tenant="default", by="x"
             )
 
@@ -61,7 +61,7 @@ async def test_another_digest_than_the_manifests_is_refused(
 
     async with agent(publisher) as (_, models):
         with pytest.raises(ModelDigestMismatch):
-            await models.publish("colours", "v1", sha256=other, aliases=[], tenant="default", by="x")
+            await models.changes.publish("colours", "v1", sha256=other, aliases=[], tenant="default", by="x")
 
 
 async def test_a_signature_by_a_stranger_is_refused(
@@ -72,7 +72,7 @@ async def test_a_signature_by_a_stranger_is_refused(
 
     async with agent(publisher, trusted=stranger) as (_, models):
         with pytest.raises(ModelSignatureInvalid):
-            await models.publish("colours", "v1", sha256=sha256, aliases=[], tenant="default", by="x")
+            await models.changes.publish("colours", "v1", sha256=sha256, aliases=[], tenant="default", by="x")
 
 
 async def test_a_version_of_another_tenant_is_not_in_the_store(
@@ -82,7 +82,7 @@ async def test_a_version_of_another_tenant_is_not_in_the_store(
 
     async with agent(publisher) as (_, models):
         with pytest.raises(ModelVersionNotInStore):
-            await models.publish("colours", "v1", sha256=sha256, aliases=[], tenant="blue", by="x")
+            await models.changes.publish("colours", "v1", sha256=sha256, aliases=[], tenant="blue", by="x")
 
 
 @pytest.mark.parametrize(("data", "kind"), [(b"junk", "onnx"), (b"", "onnx"), (b"junk", "pickle")])
@@ -111,8 +111,8 @@ async def test_an_alias_needs_a_version_that_was_published(
 ) -> None:
     async with agent(publisher) as (_, models):
         with pytest.raises(UnknownModel):
-            await models.set_alias("colours", "production", "v1", tenant="default", by="x")
+            await models.changes.set_alias("colours", "production", "v1", tenant="default", by="x")
         await publish(models, publisher, "v1", make_linear())
         await publisher.put("v2", make_linear(shift=1))
         with pytest.raises(UnknownModelVersion):
-            await models.set_alias("colours", "production", "v2", tenant="default", by="x")
+            await models.changes.set_alias("colours", "production", "v2", tenant="default", by="x")

@@ -51,13 +51,13 @@ class Replica:
         self, publisher: Publisher, version: str, data: bytes, *aliases: str, within: timedelta = LONG
     ) -> list[ReplicaStatus]:
         sha256 = await publisher.put(version, data)
-        done = await self.models.publish(
+        done = await self.models.changes.publish(
             "colours", version, sha256=sha256, aliases=aliases, tenant="default", by="tester"
         )
         return await self.roster.settled(done.change, within=within)
 
     async def point(self, alias: str, version: str, *, within: timedelta = LONG) -> list[ReplicaStatus]:
-        done = await self.models.set_alias("colours", alias, version, tenant="default", by="tester")
+        done = await self.models.changes.set_alias("colours", alias, version, tenant="default", by="tester")
         return await self.roster.settled(done.change, within=within)
 
 
@@ -120,7 +120,7 @@ async def test_a_replica_that_does_not_follow_lags_until_it_does(
 ) -> None:
     async with replica("a", publisher, redis) as here, replica("b", publisher, redis) as there:
         await here.publish(publisher, "v1", make_linear(), "production")
-        async with there.models._locks["default", "colours"]:
+        async with there.models._tools.lock("default", "colours"):
             late = await here.publish(publisher, "v2", make_linear(shift=1), "production", within=SHORT)
             served = there.serves()
         caught_up = await here.point("production", "v2")

@@ -86,9 +86,9 @@ class TrustedKeys:
             )
         return trusted
 
-    def including(self, key: Ed25519PublicKey) -> TrustedKeys:
-        """Return a set that trusts *key* as well."""
-        return TrustedKeys([*self._fixed.values(), key], paths=self._paths)
+    def including(self, *keys: Ed25519PublicKey) -> TrustedKeys:
+        """Return a set that trusts *keys* as well."""
+        return TrustedKeys([*self._fixed.values(), *keys], paths=self._paths)
 
     def keys(self) -> Mapping[str, Ed25519PublicKey]:
         """Return the keys of this moment by id; a file that is broken now counts as absent."""

@@ -14,17 +14,20 @@ from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
 from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_grpc
 from aegis.agent.v1 import job_service_pb2_grpc as job_grpc
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
+from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
 from aegis.agent.v1 import worker_service_pb2_grpc as worker_grpc
 from aegis_agent import wiring
 from aegis_agent.adapters.agent_servicer import AgentServicer
 from aegis_agent.adapters.artifacts.servicer import ArtifactServicer
 from aegis_agent.adapters.jobs.servicer import JobServicer
 from aegis_agent.adapters.mcp.door import McpDoor
+from aegis_agent.adapters.models.publisher_servicer import PublisherServicer
 from aegis_agent.adapters.models.servicer import ModelServicer
 from aegis_agent.adapters.oip.rest_routes import RestForm
 from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
 from aegis_agent.adapters.remote.fleet import Fleet
 from aegis_agent.domain.inferences import Inferences
+from aegis_agent.domain.publishers import Publishers
 from aegis_agent.manager import AgentManager
 from aegis_agent.settings import AgentSettings
 from aegis_common.errors import AegisError
@@ -52,7 +55,9 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         artifacts = await enter(wiring.running_artifacts(settings))
         manager = await enter(wiring.running_tools(settings, artifacts, telemetry))
         replicas = await enter(wiring.replicas_of(settings))
-        models = await enter(wiring.running_models(manager, settings, replicas))
+        keys = wiring.publisher_keys(settings)
+        library = wiring.model_library(settings, keys)
+        models = await enter(wiring.running_models(manager, library, settings, replicas))
         jobs = await enter(wiring.jobs_of(manager, settings, telemetry))
         if settings.warm_up:
             await enter(_warming_up(manager))
@@ -78,6 +83,10 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                 add=[
                     (agent_grpc.add_AgentServiceServicer_to_server, agent),
                     (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models, replicas)),
+                    (
+                        publisher_grpc.add_PublisherServiceServicer_to_server,
+                        PublisherServicer(Publishers(keys, library.announce_keys)),
+                    ),
                     (add_to_server, InferenceServicer(inferences, version=build)),
                     (artifact_grpc.add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts)),
                     (job_grpc.add_JobServiceServicer_to_server, JobServicer(job_door)),

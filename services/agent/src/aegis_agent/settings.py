@@ -90,6 +90,12 @@ class AgentSettings(ServiceSettings):
     """How an S3 bucket is reached."""
     model_trusted_keys: tuple[Path, ...] = Field(min_length=1)
     """Ed25519 public keys (PEM files, or folders of them) whose signatures on models count; a JSON list."""
+    records_key: Path | None = None
+    """Ed25519 private key (PEM file), the same for all agents over one model store: it signs the records that
+    they write there for one another. Without it there are no publisher keys."""
+    records_trusted_keys: tuple[Path, ...] = ()
+    """Public keys (PEM files, or folders of them) of earlier `records_key`s whose records still count; a JSON
+    list."""
     max_model_bytes: int = Field(default=256 << 20, ge=1)
     """Largest model file that is served."""
     model_memory_bytes: int = Field(default=2 << 30, ge=1 << 20)

@@ -24,6 +24,7 @@ from aegis_agent.adapters.metrics import CallMetrics, observe_cache, observe_cal
 from aegis_agent.adapters.models.library import StoredModels
 from aegis_agent.adapters.models.loader import OnnxLoader
 from aegis_agent.adapters.models.options import ModelOptions
+from aegis_agent.adapters.models.publisher_keys import StoredPublisherKeys
 from aegis_agent.adapters.plugins import installed_tools, named_tools
 from aegis_agent.adapters.remote.fleet import Fleet
 from aegis_agent.adapters.remote.peers import Peers
@@ -42,6 +43,7 @@ from aegis_common.errors import AegisError, ConfigurationError
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.signing import TrustedKeys
 from aegis_common.store.objects import ObjectStore
+from aegis_common.store.sealed import RecordSeal
 from aegis_common.telemetry import Telemetry
 
 _log: Final = logging.getLogger(__name__)
@@ -127,16 +129,42 @@ async def replicas_of(settings: AgentSettings) -> AsyncIterator[Replicas]:
         await roster.close()
 
 
-@asynccontextmanager
-async def running_models(
-    manager: AgentManager, settings: AgentSettings, replicas: Replicas
-) -> AsyncIterator[Models]:
-    """The models of all tenants, which follow the store while the block runs."""
-    library = StoredModels(
-        ObjectStore.open(settings.model_store_url, options=settings.model_store),
+def publisher_keys(settings: AgentSettings) -> StoredPublisherKeys:
+    """Return the keys that tenants have enrolled.
+
+    Raises:
+        ConfigurationError: A file holds no Ed25519 key.
+    """
+    seal = None
+    if settings.records_key is not None:
+        seal = RecordSeal.load(settings.records_key, earlier=settings.records_trusted_keys)
+    return StoredPublisherKeys(model_objects(settings), seal)
+
+
+def model_objects(settings: AgentSettings) -> ObjectStore:
+    """Return the store of models, and of what agents write down beside them."""
+    return ObjectStore.open(settings.model_store_url, options=settings.model_store)
+
+
+def model_library(settings: AgentSettings, keys: StoredPublisherKeys) -> StoredModels:
+    """Return the models in the store.
+
+    Raises:
+        ConfigurationError: A file holds no Ed25519 key.
+    """
+    return StoredModels(
+        model_objects(settings),
         TrustedKeys.load(*settings.model_trusted_keys),
+        keys=keys,
         max_model_bytes=settings.max_model_bytes,
     )
+
+
+@asynccontextmanager
+async def running_models(
+    manager: AgentManager, library: StoredModels, settings: AgentSettings, replicas: Replicas
+) -> AsyncIterator[Models]:
+    """The models of all tenants, which follow the store while the block runs."""
     options = ModelOptions(
         threads=settings.model_threads,
         concurrency=settings.model_concurrency,

@@ -17,7 +17,8 @@ from aegis_agent.domain.errors import ToolTimeout
 from aegis_agent.domain.fair_queue import Claim
 from aegis_agent.domain.inference import NotStarted, Run, Signature, Tensors
 from aegis_agent.domain.model import ModelVersion
-from aegis_agent.domain.models import Models, runner_of
+from aegis_agent.domain.model_tools import runner_of
+from aegis_agent.domain.models import Models
 from aegis_agent.domain.registry import Registration
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import RunsIn

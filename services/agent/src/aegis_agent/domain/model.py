@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from aegis_agent.domain.tool import Tool
+
+PRODUCTION: Final = "production"
+"""The alias that the model's tool serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +22,7 @@ class ModelVersion:
         size_bytes: Size of the model file.
         provenance: Training run, data set, metrics, and the limits of its domain.
         create_time: When the manifest was made, UTC.
+        distrusted: Whether the key that signed it is compromised: it is not loaded, aliased or served.
     """
 
     tenant: str
@@ -30,6 +34,7 @@ class ModelVersion:
     provenance: Mapping[str, Any]
     signer_key_id: str
     create_time: datetime
+    distrusted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,19 @@ class ModelLibrary(Protocol):
     """Where versions, aliases, and the record of what was published to this agent are kept."""
 
     async def version(self, tenant: str, model: str, version: str) -> ModelVersion:
-        """Return a version whose signature has been verified."""
+        """Return a version whose signature has been verified; by a compromised key, it is distrusted."""
+        ...
+
+    async def check_signer(self, version: ModelVersion) -> None:
+        """Check that what the version's signer signs is still taken.
+
+        Raises:
+            ModelSignatureInvalid: The key has been revoked.
+        """
+        ...
+
+    async def compromised(self, tenant: str) -> frozenset[str]:
+        """Return the ids of the tenant's compromised keys."""
         ...
 
     async def data(self, version: ModelVersion, *, sha256: str) -> bytes:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from aegis_agent.domain.model import ModelVersion
 from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.store.errors import ModelSignatureInvalid
 
 
 class ModelNotServed(AegisError):
@@ -27,6 +28,17 @@ class ModelUnloaded(AegisError):
             f"model {name!r} has been unloaded in this replica; RepositoryModelLoad brings it back",
             model=name,
         )
+
+
+def distrusted(model: str, version: str, key_id: str) -> ModelSignatureInvalid:
+    """Return the error for a version that a compromised key signed."""
+    return ModelSignatureInvalid(
+        f"model {model!r} version {version!r} was signed by key {key_id}, which is compromised; publish the "
+        "model again under a new version, signed by another key",
+        model=model,
+        version=version,
+        key_id=key_id,
+    )
 
 
 class ModelMemoryExhausted(AegisError):

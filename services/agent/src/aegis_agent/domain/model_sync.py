@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Final, Protocol
 
-from aegis_agent.domain.model import ModelChange, ModelLibrary, ModelVersion, alias_topic, version_topic
+from aegis_agent.domain.model import (
+    PRODUCTION,
+    ModelChange,
+    ModelLibrary,
+    ModelVersion,
+    alias_topic,
+    version_topic,
+)
 from aegis_common.errors import AegisError, ErrorKind
 
-PRODUCTION: Final = "production"
-"""The alias that the model's tool serves."""
 SYNC_EVERY: Final = timedelta(seconds=2)
 """Pause between two looks at what has changed."""
 WHOLE_EVERY: Final = timedelta(minutes=1)
@@ -22,6 +27,7 @@ WHOLE_EVERY: Final = timedelta(minutes=1)
 EVERYTHING: Final = "everything"
 """Topic of what goes wrong with a model as a whole."""
 
+_AT_ONCE: Final = 4
 _Name = tuple[str, str]
 """Tenant and model."""
 Report = Callable[[Mapping[str, str]], Awaitable[None]]
@@ -34,14 +40,24 @@ _log: Final = logging.getLogger(__name__)
 class Follower(Protocol):
     """What is kept up to date."""
 
-    def knows(self, tenant: str, model: str, version: str) -> bool: ...
+    def ids(self, tenant: str, model: str) -> list[str]:
+        """Return the ids of the versions of a model that are known."""
+        ...
 
     def take_in(self, version: ModelVersion) -> None:
         """Know a version from now on."""
         ...
 
+    def forget(self, tenant: str, model: str, versions: Collection[str]) -> None:
+        """Know and serve versions no longer."""
+        ...
+
+    def distrust(self, tenant: str, model: str, keys: Collection[str]) -> None:
+        """Serve nothing any longer that one of *keys* signed."""
+        ...
+
     async def follow_alias(self, tenant: str, model: str) -> None:
-        """Serve the version that the alias `production` names, if it is known.
+        """Serve the version that the alias `production` names, if it is known, and none without it.
 
         Raises:
             AegisError: Why it cannot be served.
@@ -54,7 +70,7 @@ async def tell_nobody(_faults: Mapping[str, str]) -> None:
 
 
 class ModelSync:
-    """Takes over changes, one `turn` after the other.
+    """Takes over changes: `look`, which is quick, and `serve`, which loads models, each again and again.
 
     What fails because something is away is tried again at the next turn; what fails for good is told once,
     and tried again when the model changes or everything is looked at.
@@ -81,48 +97,78 @@ class ModelSync:
         self._whole_at = 0.0
         self._seen: frozenset[str] = frozenset()
         self._due: defaultdict[_Name, list[ModelChange]] = defaultdict(list)
+        self._unseen: set[_Name] = set()
+        self._faults: dict[_Name, _Faults] = {}
         self._told: dict[str, str] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def turn(self) -> None:
         """Take over what has changed since the last turn; the first one takes over everything."""
+        await self.look()
+        await self.serve()
+
+    async def look(self) -> None:
+        """Learn of versions, and let go of those that are deleted or no longer trusted."""
         try:
-            await self._look()
+            await self._find_due()
         except AegisError as error:
             self._tell("the model store", error)
             return
         self._told.pop("the model store", None)
-        for name in sorted(self._due):
-            faults = await self._take_over(*name)
-            if not any(fault.kind is ErrorKind.UNAVAILABLE for fault in faults.values()):
-                changes = self._due.pop(name)
-                await self._report({change.id: _why(change, faults) for change in changes})
+        for name in sorted(self._unseen):
+            self._faults[name] = await self._take_over(*name)
+            self._unseen.discard(name)
 
-    async def _look(self) -> None:
+    async def serve(self) -> None:
+        """Let the versions answer that aliases name now; a load that takes long holds up no other model."""
+        await asyncio.gather(*(self._settle(name) for name in sorted(self._due)))
+
+    async def _settle(self, name: _Name) -> None:
+        async with self._slots:
+            if name in self._due and name not in self._unseen:  # else its versions come first
+                await self._follow(name, self._due.pop(name), self._faults.pop(name, {}))
+
+    async def _follow(self, name: _Name, changes: list[ModelChange], faults: _Faults) -> None:
+        try:
+            await self._follower.follow_alias(*name)
+        except AegisError as error:
+            faults[alias_topic(PRODUCTION)] = error
+        self._tell_all("/".join(name), faults)
+        if any(fault.kind is ErrorKind.UNAVAILABLE for fault in faults.values()):
+            self._due[name] += changes
+            self._unseen.add(name)
+        else:
+            await self._report({change.id: _why(change, faults) for change in changes})
+
+    async def _find_due(self) -> None:
         now = asyncio.get_running_loop().time()
         changes = await self._library.changes()
         if now >= self._whole_at:
             for name in await self._library.names():
                 self._due.setdefault(name, [])
+                self._unseen.add(name)
             self._whole_at = now + self._whole_every_s
         for change in changes:
             if change.id not in self._seen:
                 self._due[change.tenant, change.model].append(change)
+                self._unseen.add((change.tenant, change.model))
         self._seen = frozenset(change.id for change in changes)
 
     async def _take_over(self, tenant: str, model: str) -> _Faults:
-        """Bring one model up to date; return what cannot be taken over."""
+        """Bring one model's versions up to date; return what cannot be taken over."""
         faults: _Faults = {}
+        before = self._follower.ids(tenant, model)
         try:
-            for version in await self._library.published(tenant, model):
-                if not self._follower.knows(tenant, model, version):
+            published = await self._library.published(tenant, model)
+            # Known before the list was made, and not in it: what is published meanwhile is not meant.
+            self._follower.forget(tenant, model, set(before).difference(published))
+            self._follower.distrust(tenant, model, await self._library.compromised(tenant))
+            known = self._follower.ids(tenant, model)
+            for version in published:
+                if version not in known:
                     await self._take_in(tenant, model, version, faults)
         except AegisError as error:
             faults[EVERYTHING] = error
-        try:
-            await self._follower.follow_alias(tenant, model)
-        except AegisError as error:
-            faults[alias_topic(PRODUCTION)] = error
-        self._tell_all(f"{tenant}/{model}", faults)
         return faults
 
     async def _take_in(self, tenant: str, model: str, version: str, faults: _Faults) -> None:

@@ -5,32 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import Final
 
-from aegis_agent.domain.errors import UnknownModel, UnknownModelVersion
 from aegis_agent.domain.inference import ModelRunner
-from aegis_agent.domain.model import (
-    Model,
-    ModelLibrary,
-    ModelLoader,
-    ModelVersion,
-    alias_topic,
-    version_topic,
-)
-from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded
-from aegis_agent.domain.model_sync import PRODUCTION, SYNC_EVERY, ModelSync, Report, tell_nobody
+from aegis_agent.domain.known_versions import KnownVersions
+from aegis_agent.domain.model import PRODUCTION, Model, ModelLibrary, ModelLoader, ModelVersion
+from aegis_agent.domain.model_changes import ModelChanges
+from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded, distrusted
+from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync, Report, tell_nobody
+from aegis_agent.domain.model_tools import ModelTools, runner_of
 from aegis_agent.domain.registry import Registration, Registry
-from aegis_agent.domain.replicas import Changed
-from aegis_agent.domain.tool import Tool
 
 _log: Final = logging.getLogger(__name__)
-
-
-_Key = tuple[str, str, str]
-"""Tenant, model, version."""
 
 
 class Models:
@@ -42,6 +31,9 @@ class Models:
         registry: Where the tools answer.
         sync_every: Pause between two looks at what was changed elsewhere.
         report: Told of the changes that have been taken over, or cannot be.
+
+    Attributes:
+        changes: Publishes versions and moves aliases.
     """
 
     def __init__(
@@ -54,14 +46,9 @@ class Models:
         report: Report = tell_nobody,
     ) -> None:
         self._library = library
-        self._loader = loader
-        self._registry = registry
-        self._versions: dict[str, dict[str, dict[str, ModelVersion]]] = defaultdict(lambda: defaultdict(dict))
-        self._tools: dict[_Key, Tool] = {}
-        self._beside: dict[_Key, Registration] = {}
-        self._unloaded: set[tuple[str, str]] = set()
-        self._locks: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._background: set[asyncio.Task[None]] = set()
+        self._known = KnownVersions()
+        self._tools = ModelTools(library, loader, registry)
+        self.changes: Final = ModelChanges(library, registry, self._known, self._tools)
         self._sync_every_s = sync_every.total_seconds()
         self._sync = ModelSync(library, self, report=report)
         self._news = asyncio.Event()
@@ -69,21 +56,18 @@ class Models:
     async def start(self) -> None:
         """Serve what is published, and go on following what other replicas publish and where aliases move."""
         await self._sync.turn()
-        self._in_background(self._keep_in_step())
+        self._tools.in_background(self._keep_in_step())
 
     def look_soon(self) -> None:
         """Look now at what was changed elsewhere, rather than after the pause."""
         self._news.set()
 
     async def close(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        await self._loader.close()
+        await self._tools.close()
 
     async def models(self, *, tenant: str) -> list[Model]:
         """Return the tenant's models, ordered by name."""
-        return [await self._model(tenant, name) for name in sorted(self._versions[tenant])]
+        return [await self.model(name, tenant=tenant) for name in self._known.models(tenant)]
 
     async def model(self, name: str, *, tenant: str) -> Model:
         """Return one model.
@@ -91,8 +75,7 @@ class Models:
         Raises:
             UnknownModel: The tenant has none of that name.
         """
-        self.versions(name, tenant=tenant)
-        return await self._model(tenant, name)
+        return await self.changes.model(name, tenant=tenant)
 
     def versions(self, name: str, *, tenant: str) -> list[ModelVersion]:
         """Return the versions of a model, newest first.
@@ -100,71 +83,20 @@ class Models:
         Raises:
             UnknownModel: The tenant has none of that name.
         """
-        known = self._versions[tenant]
-        if not known.get(name):
-            raise UnknownModel.named(name, known)
-        by_id = sorted(known[name].values(), key=lambda item: item.version)
-        return sorted(by_id, key=lambda item: item.create_time, reverse=True)
+        return self._known.of(name, tenant=tenant)
 
-    async def aliases(self, name: str, *, tenant: str) -> dict[str, str]:
-        """Return alias name to version id."""
-        return await self._library.aliases(tenant, name)
-
-    async def publish(
-        self, name: str, version: str, *, sha256: str, aliases: Iterable[str], tenant: str, by: str
-    ) -> Changed[ModelVersion]:
-        """Verify, load and remember a version, then point *aliases* at it.
-
-        Raises:
-            ToolNameTaken: A tool that is no model has the name.
-            ModelNotLoadable: The file is no model that can be served.
-            AegisError: `MODEL_VERSION_NOT_IN_STORE`, `MODEL_SIGNATURE_INVALID`, `MODEL_DIGEST_MISMATCH` or
-                `ALIAS_CONFLICT`, as the library says.
-        """
-        self._registry.check_free(name)
-        aliases = set(aliases)
-        async with self._locks[tenant, name]:
-            found = await self._library.version(tenant, name, version)
-            data = await self._library.data(found, sha256=sha256)
-            new = (tenant, name, version) not in self._tools
-            tool = await self._tool(found, data)
-            topics = list[str]()
-            try:
-                if PRODUCTION in aliases and self._served(tenant, name) != version:
-                    await runner_of(tool).load(data)
-                await self._library.remember(found, by=by)
-                topics.append(version_topic(version))
-                self._versions[tenant][name][version] = found
-                new = False
-                for alias in sorted(aliases):
-                    await self._library.set_alias(tenant, name, alias, version, by=by)
-                    topics.append(alias_topic(alias))
-                    if alias == PRODUCTION:
-                        self._serve(tool, tenant)
-            finally:
-                change = await self._library.announce(tenant, name, topics)
-                if new:
-                    runner_of(self._tools.pop((tenant, name, version))).unload()
-        return Changed(found, change)
-
-    async def set_alias(self, name: str, alias: str, version: str, *, tenant: str, by: str) -> Changed[Model]:
-        """Point an alias at a version that has been published.
+    def version(self, name: str, version: str, *, tenant: str) -> ModelVersion:
+        """Return one version of a model.
 
         Raises:
             UnknownModel: The tenant has no such model.
             UnknownModelVersion: The model has no such version.
-            AegisError: `ALIAS_CONFLICT`, or why the version can no longer be loaded.
         """
-        found = self.version(name, version, tenant=tenant)
-        async with self._locks[tenant, name]:
-            moves = alias == PRODUCTION and self._served(tenant, name) != version
-            tool = await self._ready(found) if moves else None
-            await self._library.set_alias(tenant, name, alias, version, by=by)
-            topics = version_topic(version), alias_topic(alias)
-            change = await self._library.announce(tenant, name, topics)
-            if tool is not None:
-                self._serve(tool, tenant)
-        return Changed(await self._model(tenant, name), change)
+        return self._known.get(name, version, tenant=tenant)
+
+    async def aliases(self, name: str, *, tenant: str) -> dict[str, str]:
+        """Return alias name to version id."""
+        return await self._library.aliases(tenant, name)
 
     async def find(self, name: str, version: str, *, tenant: str) -> Registration:
         """Return what runs a model.
@@ -177,43 +109,30 @@ class Models:
         Raises:
             UnknownModel: The tenant has none of that name.
             UnknownModelVersion: The model has no such version.
-            ModelNotServed: No version is named, and there is no alias `production`.
+            ModelNotServed: No version is named, and none answers.
             ModelUnloaded: Somebody has unloaded the model.
             AegisError: Why the version cannot be loaded now.
         """
-        if (tenant, name) in self._unloaded:
+        if not self._tools.is_open(name, tenant=tenant):
             raise ModelUnloaded.named(name)
-        served = self._registry.owned(name, owner=tenant)
+        served = self._tools.answering(name, tenant=tenant)
         if served is not None and version == served.tool.model_version:
             return served
-        if version:
-            return await self._other(self.version(name, version, tenant=tenant))
-        return self._production(name, tenant=tenant)
-
-    def version(self, name: str, version: str, *, tenant: str) -> ModelVersion:
-        """Return one version of a model.
-
-        Raises:
-            UnknownModel: The tenant has no such model.
-            UnknownModelVersion: The model has no such version.
-        """
-        known = self.versions(name, tenant=tenant)
-        found = self._versions[tenant][name].get(version)
-        if found is None:
-            raise UnknownModelVersion(
-                f"version {version!r} of model {name!r} has not been published; there are "
-                f"{', '.join(item.version for item in known[:10])}",
-                model=name,
-                version=version,
-            )
+        if not version:
+            return self._production(name, tenant=tenant)
+        known = self.version(name, version, tenant=tenant)
+        if known.distrusted:
+            raise distrusted(name, version, known.signer_key_id)
+        found = await self._tools.beside(known)
+        self.changes.check_known(known)
         return found
 
     def production(self, name: str, *, tenant: str) -> ModelVersion:
-        """Return the version that the alias `production` names.
+        """Return the version that answers under the model's name.
 
         Raises:
             UnknownModel: The tenant has no such model.
-            ModelNotServed: There is no such alias.
+            ModelNotServed: None does.
         """
         served = self._production(name, tenant=tenant)
         return self.version(name, served.tool.model_version, tenant=tenant)
@@ -223,14 +142,14 @@ class Models:
 
         Raises:
             UnknownModel: The tenant has no such model.
-            ModelNotServed: There is no alias `production`.
+            ModelNotServed: No version answers.
             AegisError: Why it cannot be loaded.
         """
         self.versions(name, tenant=tenant)
-        async with self._locks[tenant, name]:
+        async with self._tools.lock(tenant, name):
             served = self._production(name, tenant=tenant)
             await runner_of(served.tool).load()
-            self._let_in(name, tenant=tenant, allowed=True)
+            self._tools.let_in(name, tenant=tenant, allowed=True)
 
     def unload(self, name: str, *, tenant: str) -> None:
         """Free a model's memory; calls in flight finish, later ones are refused until it is loaded again.
@@ -239,39 +158,58 @@ class Models:
             UnknownModel: The tenant has no such model.
         """
         self.versions(name, tenant=tenant)
-        self._let_in(name, tenant=tenant, allowed=False)
-        for tool in self._tools_of(name, tenant=tenant):
+        self._tools.let_in(name, tenant=tenant, allowed=False)
+        for tool in self._tools.of(name, tenant=tenant):
             runner_of(tool).unload()
 
     def loaded(self, version: ModelVersion) -> tuple[ModelRunner | None, bool]:
         """Return what runs a version, or None before it was first needed, and whether it lets calls in."""
-        tool = self._tools.get(_key(version))
-        open_ = (version.tenant, version.model) not in self._unloaded
-        return (None if tool is None else runner_of(tool)), open_
+        is_open = self._tools.is_open(version.model, tenant=version.tenant)
+        return self._tools.loaded(version), is_open and not version.distrusted
 
     def is_served(self, version: ModelVersion) -> bool:
-        """Return whether the alias `production` names the version."""
-        return self._served(version.tenant, version.model) == version.version
+        """Return whether the version answers under its model's name."""
+        return self._tools.served(version.tenant, version.model) == version.version
 
-    def knows(self, tenant: str, model: str, version: str) -> bool:
-        """Return whether a version is known here."""
-        return version in self._versions[tenant][model]
+    def ids(self, tenant: str, model: str) -> list[str]:
+        """Return the ids of the versions of a model that are known here."""
+        return self._known.ids(tenant, model)
 
     def take_in(self, version: ModelVersion) -> None:
         """Know a version that was published, here or at another replica."""
-        self._versions[version.tenant][version.model][version.version] = version
+        self._known.put(version)
+
+    def forget(self, tenant: str, model: str, versions: Collection[str]) -> None:
+        """Know and serve versions no longer: they have been deleted."""
+        for version in versions:
+            found = self._known.find(tenant, model, version)
+            if found is not None:
+                self._known.remove(found)
+                self._tools.drop(found)
+
+    def distrust(self, tenant: str, model: str, keys: Collection[str]) -> None:
+        """Serve nothing any longer that one of *keys* signed."""
+        for version in self._known.ids(tenant, model):
+            found = self._known.find(tenant, model, version)
+            if found is not None and found.signer_key_id in keys and not found.distrusted:
+                self._known.put(replace(found, distrusted=True))
+                self._tools.drop(found)
 
     async def follow_alias(self, tenant: str, model: str) -> None:
-        """Serve the version that the alias `production` names, if it is known.
+        """Serve the version that the alias `production` names, if it is known, and none without it.
 
         Raises:
             AegisError: Why it cannot be served.
         """
-        async with self._locks[tenant, model]:
+        async with self._tools.lock(tenant, model):
             version = (await self._library.aliases(tenant, model)).get(PRODUCTION, "")
-            known = self._versions[tenant][model].get(version)
-            if known is not None and self._served(tenant, model) != version:
-                self._serve(await self._ready(known), tenant)
+            known = self._known.find(tenant, model, version)
+            if not version:
+                self._tools.unserve(model, tenant=tenant)
+            elif known is not None and not known.distrusted and not self.is_served(known):
+                tool = await self._tools.ready(known)
+                self.changes.check_known(known)
+                self._tools.serve(tool, tenant)
 
     async def _keep_in_step(self) -> None:
         while True:
@@ -279,91 +217,24 @@ class Models:
                 async with asyncio.timeout(self._sync_every_s):
                     await self._news.wait()
             self._news.clear()
-            try:
-                await self._sync.turn()
-            except Exception:  # a fault of ours must not end the following for good
-                _log.exception("models could not be brought up to date")
+            await _unless_at_fault(self._sync.look)
+            # A load that takes long holds up no look, and no other model.
+            self._tools.in_background(_unless_at_fault(self._sync.serve))
 
     def _production(self, name: str, *, tenant: str) -> Registration:
-        found = self._registry.owned(name, owner=tenant)
-        if found is not None and found.tool.model_version:
+        found = self._tools.answering(name, tenant=tenant)
+        if found is not None:
             return found
         self.versions(name, tenant=tenant)
         raise ModelNotServed(
-            f"model {name!r} has no alias {PRODUCTION!r}: set it, or name a version", model=name
+            f"no version of model {name!r} answers: set the alias {PRODUCTION!r} to one that can be served, "
+            "or name a version",
+            model=name,
         )
 
-    def _tools_of(self, name: str, *, tenant: str) -> list[Tool]:
-        return [tool for key, tool in self._tools.items() if key[:2] == (tenant, name)]
 
-    def _let_in(self, name: str, *, tenant: str, allowed: bool) -> None:
-        if allowed:
-            self._unloaded.discard((tenant, name))
-        else:
-            self._unloaded.add((tenant, name))
-        for tool in self._tools_of(name, tenant=tenant):
-            runner_of(tool).available = allowed
-
-    async def _other(self, version: ModelVersion) -> Registration:
-        """Return what runs a version that does not answer under the model's name."""
-        key = _key(version)
-        if key not in self._beside:
-            async with self._locks[version.tenant, version.model]:
-                tool = await self._tool(version)
-            self._beside.setdefault(key, Registration(tool))
-        return self._beside[key]
-
-    async def _tool(self, version: ModelVersion, data: bytes | None = None) -> Tool:
-        """Return the version's tool, made when it is first needed; call it with the model's lock held."""
-        key = _key(version)
-        if key not in self._tools:
-
-            async def fetch() -> bytes:
-                return await self._library.data(version, sha256=version.sha256)
-
-            data = await fetch() if data is None else data
-            self._tools[key] = await self._loader.load(version, data, fetch)
-        return self._tools[key]
-
-    async def _ready(self, version: ModelVersion) -> Tool:
-        """Return the version's tool, in memory."""
-        tool = await self._tool(version)
-        await runner_of(tool).load()
-        return tool
-
-    def _serve(self, tool: Tool, tenant: str) -> None:
-        """Let *tool* answer under the model's name, in one step; what did before ends when its calls have."""
-        if self._served(tenant, tool.spec.name) == tool.model_version:
-            return
-        self._let_in(tool.spec.name, tenant=tenant, allowed=True)
-        runner_of(tool).serving = True
-        before = self._registry.swap(tool, tenant=tenant)
-        if before is not None:
-            runner_of(before.tool).serving = False
-            self._in_background(before.retire())
-
-    async def _model(self, tenant: str, name: str) -> Model:
-        return Model(
-            name=name,
-            aliases=await self._library.aliases(tenant, name),
-            served=self._served(tenant, name),
-            update_time=max(item.create_time for item in self._versions[tenant][name].values()),
-        )
-
-    def _served(self, tenant: str, name: str) -> str:
-        found = self._registry.owned(name, owner=tenant)
-        return found.tool.model_version if found is not None else ""
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-
-def runner_of(tool: Tool) -> ModelRunner:
-    """Return the runner of a tool that is a model."""
-    return cast("ModelRunner", tool.runner)
-
-
-def _key(version: ModelVersion) -> _Key:
-    return version.tenant, version.model, version.version
+async def _unless_at_fault(turn: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await turn()
+    except Exception:  # a fault of ours must not end the following for good
+        _log.exception("models could not be brought up to date")

@@ -26,7 +26,7 @@ from aegis_agent.adapters.models.runner import OnnxRunner
 from aegis_agent.domain.errors import ToolCrashed, ToolFailed
 from aegis_agent.domain.inference import Profile, Signature, Strategy, TensorSpec
 from aegis_agent.domain.model import Fetch, ModelVersion
-from aegis_agent.domain.models import runner_of
+from aegis_agent.domain.model_tools import runner_of
 from aegis_agent.domain.residency import Residency
 from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 

@@ -66,7 +66,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         self, request: pb.PublishModelVersionRequest, context: Context
     ) -> pb.PublishModelVersionResponse:
         caller, name = _caller(), _id(request.parent)
-        done = await self._models.publish(
+        done = await self._models.changes.publish(
             name,
             request.version,
             sha256=request.sha256,
@@ -81,9 +81,9 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         )
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
-        caller = _caller()
-        done = await self._models.set_alias(
-            _id(request.model), request.alias, request.version, tenant=caller.tenant, by=_who(caller)
+        caller, name = _caller(), _id(request.model)
+        done = await self._models.changes.set_alias(
+            name, request.alias, request.version, tenant=caller.tenant, by=_who(caller)
         )
         return pb.SetAliasResponse(
             model=_model(done.value), replicas=await everywhere(self._replicas, done.change)
@@ -125,6 +125,7 @@ def _version(version: ModelVersion, aliases: Mapping[str, str]) -> pb.ModelVersi
         format=version.format,
         provenance=to_struct(version.provenance),
         signer_key_id=version.signer_key_id,
+        distrusted=version.distrusted,
         aliases=sorted(name for name, target in aliases.items() if target == version.version),
     )
     message.create_time.FromDatetime(version.create_time)

@@ -11,7 +11,7 @@ from aegis_agent.domain.inference import Profile, Strategy, TensorSpec
 from aegis_agent.domain.inferences import READY, UNAVAILABLE, Inferences
 from aegis_agent.domain.model import ModelVersion
 from aegis_agent.domain.model_errors import InvalidInferenceRequest, ModelNotServed
-from aegis_agent.domain.models import runner_of
+from aegis_agent.domain.model_tools import runner_of
 from aegis_agent.domain.statistics import Duration, Statistics
 
 NAME: Final = "aegis-agent"

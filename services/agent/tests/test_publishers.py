@@ -1,0 +1,116 @@
+"""What publisher keys sign: served for their tenant only, and no longer once they are compromised."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from services.agent.tests.model_publisher import ADA, Publisher, agent, ask, publish
+
+from aegis_agent.domain.errors import UnknownTool
+from aegis_agent.domain.model_errors import ModelNotServed
+from aegis_agent.domain.models import Models
+from aegis_agent.manager import AgentManager
+from aegis_common.store.errors import ModelSignatureInvalid
+
+Make = Callable[..., bytes]
+Wait = Callable[[Callable[[], bool]], Awaitable[None]]
+ROW = [[1.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Publisher:
+    return Publisher(tmp_path)
+
+
+def served(manager: AgentManager) -> str:
+    found = manager.registry.owned("colours", owner="default")
+    return found.tool.model_version if found else ""
+
+
+async def set_production(models: Models, version: str) -> None:
+    await models.changes.set_alias("colours", "production", version, tenant="default", by="tester")
+
+
+async def test_an_enrolled_key_counts_for_its_tenant_only(publisher: Publisher, make_linear: Make) -> None:
+    signer = await publisher.enrolled(ADA)
+    async with agent(publisher) as (manager, models):
+        await publish(models, publisher, "v1", make_linear(), "production", signer=signer)
+        with pytest.raises(ModelSignatureInvalid):
+            await publish(models, publisher, "v1", make_linear(), "production", signer=signer, tenant="blue")
+
+        assert (await ask(manager, ROW)).value["labels"] == ["red"]
+
+
+async def test_what_a_retired_key_signed_stays_served_and_nothing_new_is_taken(
+    publisher: Publisher, make_linear: Make
+) -> None:
+    signer = await publisher.enrolled(ADA)
+    async with agent(publisher) as (_, models):
+        await publish(models, publisher, "v1", make_linear(), "production", signer=signer)
+        await publisher.publishers().revoke(ADA, signer.key_id, compromised=False)
+        with pytest.raises(ModelSignatureInvalid, match="revoked"):
+            await publish(models, publisher, "v2", make_linear(shift=1), "production", signer=signer)
+        await publish(models, publisher, "v1", make_linear(), "stable", signer=signer)
+    async with agent(publisher) as (manager, models):
+        aliases = await models.aliases("colours", tenant="default")
+
+        assert (await ask(manager, ROW)).value["labels"] == ["red"]
+        assert aliases == {"production": "v1", "stable": "v1"}
+        assert [item.version for item in models.versions("colours", tenant="default")] == ["v1"]
+
+
+async def test_what_a_compromised_key_signed_is_let_go_by_every_replica(
+    publisher: Publisher, make_linear: Make, wait_until: Wait
+) -> None:
+    signer = await publisher.enrolled(ADA)
+    async with agent(publisher) as (here, one), agent(publisher) as (there, two):
+        await publish(one, publisher, "v1", make_linear(shift=1))
+        await publish(one, publisher, "v2", make_linear(), "production", signer=signer)
+        await wait_until(lambda: served(there) == "v2")
+        beside = await two.find("colours", "v2", tenant="default")
+        await publisher.publishers().revoke(ADA, signer.key_id, compromised=True)
+        await wait_until(lambda: served(here) == served(there) == "")
+
+        assert beside.tool.model_version == "v2"
+        for manager, models in ((here, one), (there, two)):
+            with pytest.raises(UnknownTool):
+                await ask(manager, ROW)
+            with pytest.raises(ModelSignatureInvalid, match="compromised"):
+                await models.find("colours", "v2", tenant="default")
+            with pytest.raises(ModelNotServed):
+                await models.find("colours", "", tenant="default")
+            with pytest.raises(ModelSignatureInvalid):
+                await set_production(models, "v2")
+            assert models.version("colours", "v2", tenant="default").distrusted
+        await set_production(two, "v1")
+        await wait_until(lambda: served(here) == served(there) == "v1")
+
+
+async def test_what_a_compromised_key_signed_is_not_served_after_a_restart(
+    publisher: Publisher, make_linear: Make
+) -> None:
+    signer = await publisher.enrolled(ADA)
+    async with agent(publisher) as (_, models):
+        await publish(models, publisher, "v1", make_linear(), "production", signer=signer)
+    await publisher.publishers().revoke(ADA, signer.key_id, compromised=True)
+
+    async with agent(publisher) as (manager, models):
+        assert served(manager) == ""
+        assert [item.distrusted for item in models.versions("colours", tenant="default")] == [True]
+        with pytest.raises(ModelSignatureInvalid, match="compromised"):
+            await publish(models, publisher, "v1", make_linear(), "production", signer=signer)
+
+
+async def test_a_key_that_is_compromised_in_one_tenant_says_nothing_about_another(
+    publisher: Publisher, make_linear: Make, wait_until: Wait
+) -> None:
+    signer = await publisher.enrolled(ADA)
+    async with agent(publisher) as (manager, models):
+        await publish(models, publisher, "v1", make_linear(), "production", tenant="blue")
+        await publish(models, publisher, "v1", make_linear(), "production", signer=signer)
+        await publisher.publishers().revoke(ADA, signer.key_id, compromised=True)
+        await wait_until(lambda: served(manager) == "")
+
+        assert (await ask(manager, ROW, tenant="blue")).value["labels"] == ["red"]
