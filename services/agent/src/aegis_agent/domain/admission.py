@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Final
@@ -60,8 +60,7 @@ class Admission:
         """Calls that wait for one."""
         return len(self._slots.queue)
 
-    @asynccontextmanager
-    async def slot(self, claim: Claim) -> AsyncIterator[None]:
+    def slot(self, claim: Claim) -> AbstractAsyncContextManager[None]:
         """Hold a slot; wait for one where none is free.
 
         Raises:
@@ -70,14 +69,24 @@ class Admission:
             ToolQueueFull: As many calls as may wait do, or another one has taken this call's place.
             ToolQueueTimeout: The call has waited as long as calls of this tool may.
         """
-        await self._admit(claim)
-        begin = self._clock()
-        try:
-            yield
-        finally:
-            held = self._clock() - begin
-            self._held.add(held, now=begin + held)
-            self._slots.give_back(claim, held)
+        return _Held(self, claim)
+
+    async def begin(self, claim: Claim) -> float:
+        """Take a slot, as `slot` does; return when it was taken, for `end`."""
+        if self._slots.free:
+            refusal = self._too_short(claim)
+            if refusal is not None:
+                raise refusal
+            self._slots.take_free(claim)
+        else:
+            await self._queue(claim)
+        return self._clock()
+
+    def end(self, claim: Claim, begun: float) -> None:
+        """Give back a slot that was taken at *begun*."""
+        now = self._clock()
+        self._held.add(now - begun, now=now)
+        self._slots.give_back(claim, now - begun)
 
     def check(self, claim: Claim) -> None:
         """Refuse a call that `slot` would refuse at once just now; else nothing changes.
@@ -115,13 +124,7 @@ class Admission:
             retry_after=timedelta(seconds=retry),
         )
 
-    async def _admit(self, claim: Claim) -> None:
-        if self._slots.free:
-            refusal = self._too_short(claim)
-            if refusal is not None:
-                raise refusal
-            await self._slots.take(claim)
-            return
+    async def _queue(self, claim: Claim) -> None:
         self._refuse_hopeless(claim)
         if self._slots.queue.full():
             self._make_room(claim)
@@ -177,3 +180,18 @@ class Admission:
         if held is None:
             return None
         return (self._slots.queue.ahead(claim) + 1) * held / self._slots.capacity
+
+
+class _Held:
+    """A slot that is held; a class, for a generator would cost each call several times as much."""
+
+    __slots__ = ("_admission", "_begun", "_claim")
+
+    def __init__(self, admission: Admission, claim: Claim) -> None:
+        self._admission, self._claim = admission, claim
+
+    async def __aenter__(self) -> None:
+        self._begun = await self._admission.begin(self._claim)
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._admission.end(self._claim, self._begun)

@@ -132,8 +132,11 @@ class Inferences:
         return READY, ""
 
 
+_NOTHING: Final[AbstractAsyncContextManager[None]] = nullcontext()
+
+
 def _unbounded(_: Claim) -> AbstractAsyncContextManager[None]:
-    return nullcontext()
+    return _NOTHING
 
 
 class _Running:

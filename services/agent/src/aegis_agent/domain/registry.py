@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,21 +37,40 @@ class Registration:
         self._unused = asyncio.Event()
         self._unused.set()
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
+    def in_use(self) -> AbstractContextManager[None]:
+        """Hold on to the tool: it is not closed within the block."""
+        return _Use(self)
+
+    def enter(self) -> None:
+        """Begin a use; see `in_use`."""
         self._users += 1
         self._unused.clear()
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._unused.set()
+
+    def leave(self) -> None:
+        """End a use."""
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
 
     async def retire(self) -> None:
         """Let the calls that hold on to the tool finish, then close it."""
         await self._unused.wait()
         await self.tool.runner.close()
+
+
+class _Use:
+    """A tool in use; a class, for a generator would cost each call more."""
+
+    __slots__ = ("_registration",)
+
+    def __init__(self, registration: Registration) -> None:
+        self._registration = registration
+
+    def __enter__(self) -> None:
+        self._registration.enter()
+
+    def __exit__(self, *exception: object) -> None:
+        self._registration.leave()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from aegis_agent.domain.inference import LoadedModel
@@ -51,28 +51,32 @@ class Residency:
         """What is in memory, or on its way there."""
         return sum(slot.size for slot in self._slots)
 
-    @asynccontextmanager
-    async def use(self, slot: Slot) -> AsyncIterator[LoadedModel]:
+    def use(self, slot: Slot) -> AbstractAsyncContextManager[LoadedModel]:
         """Hold a model in memory; load it where it is not. Callers that wait share one load.
 
         Raises:
             ModelMemoryExhausted: The models in use leave no room for it.
             AegisError: As the load says.
         """
+        return _Use(self, slot)
+
+    async def enter(self, slot: Slot) -> LoadedModel:
+        """Begin to use a model; see `use`. Whoever has entered leaves."""
         slot.users += 1
+        if slot.loaded is not None:
+            self._slots[slot] = self._slots.pop(slot)
+            return slot.loaded
         try:
-            if slot.loaded is None:
-                await self._fill(slot)
-            else:
-                self._slots[slot] = self._slots.pop(slot)
-            model = slot.loaded
-            if model is None:
-                raise AssertionError("a slot in use was emptied")
-            yield model
-        finally:
-            slot.users -= 1
-            if slot.doomed and not slot.users:
-                self._empty(slot)
+            return await self._fill(slot)
+        except BaseException:
+            self.leave(slot)
+            raise
+
+    def leave(self, slot: Slot) -> None:
+        """Use a model no longer."""
+        slot.users -= 1
+        if slot.doomed and not slot.users:
+            self._empty(slot)
 
     def drop(self, slot: Slot) -> None:
         """Free a model's memory as soon as nobody uses it; the next use loads it again."""
@@ -94,11 +98,11 @@ class Residency:
             self._empty(slot)
         await self.settled()
 
-    async def _fill(self, slot: Slot) -> None:
+    async def _fill(self, slot: Slot) -> LoadedModel:
         if slot.loading is None:
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
             slot.loading.add_done_callback(lambda task: _loaded(slot, task))
-        await asyncio.shield(slot.loading)
+        return await asyncio.shield(slot.loading)
 
     async def _load(self, slot: Slot) -> LoadedModel:
         await self._make_room(slot)
@@ -143,6 +147,21 @@ class Residency:
             task = asyncio.get_running_loop().create_task(model.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+class _Use:
+    """A model in use; a class, for a generator would cost each call several times as much."""
+
+    __slots__ = ("_residency", "_slot")
+
+    def __init__(self, residency: Residency, slot: Slot) -> None:
+        self._residency, self._slot = residency, slot
+
+    async def __aenter__(self) -> LoadedModel:
+        return await self._residency.enter(self._slot)
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._residency.leave(self._slot)
 
 
 def _loaded(slot: Slot, task: asyncio.Task[LoadedModel]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from aegis_agent.domain.fair_queue import Claim, FairQueue, Weights
@@ -14,9 +15,8 @@ Clock = Callable[[], float]
 _MIN_CHARGE_S: Final = 0.001
 
 
-def loop_time() -> float:
-    """Return the time of the running event loop, in seconds."""
-    return asyncio.get_running_loop().time()
+loop_time: Final[Clock] = time.monotonic
+"""The time of asyncio's event loops, in seconds."""
 
 
 def fits(_: Claim) -> AegisError | None:
@@ -56,20 +56,21 @@ class Slots:
         """Whether a call could start at once."""
         return self.running < self.capacity and not len(self.queue)
 
-    @asynccontextmanager
-    async def held(self, claim: Claim) -> AsyncIterator[None]:
+    def held(self, claim: Claim) -> AbstractAsyncContextManager[None]:
         """Hold a slot; wait for one where none is free."""
-        await self.take(claim)
-        begin = self._clock()
-        try:
-            yield
-        finally:
-            self.give_back(claim, self._clock() - begin)
+        return _Held(self, claim, self._clock)
 
     def resize(self, capacity: int) -> None:
         """Change how many calls run at once; those that run go on."""
         self.capacity = capacity
         self._advance()
+
+    def take_free(self, claim: Claim) -> bool:
+        """Take a slot for *claim* if a call could start at once; return whether it did."""
+        if not self.free:
+            return False
+        self._begin(claim)
+        return True
 
     async def take(self, claim: Claim) -> None:
         """Return when *claim* has a slot; whoever is cancelled meanwhile has none and keeps none.
@@ -77,8 +78,7 @@ class Slots:
         Raises:
             AegisError: The call was sent away while it waited.
         """
-        if self.free:
-            self._begin(claim)
+        if self.take_free(claim):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         claim.turn = turn
@@ -120,3 +120,19 @@ class Slots:
     def _begin(self, claim: Claim) -> None:
         self.running += 1
         self.queue.charge(claim, self._charge_s)
+
+
+class _Held:
+    """A slot that is held; a class, for a generator would cost each call several times as much."""
+
+    __slots__ = ("_begin", "_claim", "_clock", "_slots")
+
+    def __init__(self, slots: Slots, claim: Claim, clock: Clock) -> None:
+        self._slots, self._claim, self._clock = slots, claim, clock
+
+    async def __aenter__(self) -> None:
+        await self._slots.take(self._claim)
+        self._begin = self._clock()
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._slots.give_back(self._claim, self._clock() - self._begin)

@@ -189,16 +189,19 @@ def _tensors(model: str, request: Request, signature: Signature) -> Tensors:
     specs = {spec.name: spec for spec in signature.inputs}
     if len(given) != len(request.inputs):
         raise InvalidInferenceRequest.at("inputs", "two of them have the same name")
+    if given.keys() != specs.keys():
+        raise InvalidToolInput.of(model, _other_names(specs, given))
+    _check_outputs(request, signature)
+    return {name: _tensor(model, spec, given[name]) for name, spec in specs.items()}
+
+
+def _other_names(specs: Mapping[str, object], given: Mapping[str, object]) -> list[Violation]:
     faults = [Violation(name, "required", "is required and missing") for name in specs if name not in given]
-    faults += [
+    return faults + [
         Violation(name, "additionalProperties", f"is no input of this model; it takes {', '.join(specs)}")
         for name in given
         if name not in specs
     ]
-    if faults:
-        raise InvalidToolInput.of(model, faults)
-    _check_outputs(request, signature)
-    return {name: _tensor(model, spec, given[name]) for name, spec in specs.items()}
 
 
 def _tensor(model: str, spec: TensorSpec, given: Input) -> Any:

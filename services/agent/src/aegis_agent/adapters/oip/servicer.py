@@ -275,6 +275,8 @@ def _response(request: Any, answer: Answer) -> Any:
 
 def _is_binary(read: Request, outputs: Sequence[Answered]) -> bool:
     default = flag(read.parameters, ALL_BINARY, default=True)
+    if not read.outputs:
+        return default
     wanted = {flag(item.parameters, BINARY, default=default) for item in outputs}
     if len(wanted) > 1:
         raise InvalidInferenceRequest.at(
