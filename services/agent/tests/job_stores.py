@@ -15,6 +15,7 @@ from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.job import Job, JobSpec
 from aegis_agent.domain.jobs.service import new_id
+from aegis_agent.domain.rooms import Rooms
 
 LEASE = timedelta(seconds=1)
 KEEP = timedelta(days=7)
@@ -35,21 +36,28 @@ class Clock:
 
 
 @asynccontextmanager
-async def store_on(url: str) -> AsyncIterator[RedisJobStore]:
+async def store_on(url: str, *, max_unfinished: int = 5) -> AsyncIterator[RedisJobStore]:
     async with connect(url) as client:
         connection = Connection(client)
         await connection.check(strict=False)
-        made = RedisJobStore(connection, max_unfinished=5)
-        await made.prepare()
+        made = RedisJobStore(connection, max_unfinished=max_unfinished)
         yield made
 
 
-def job_of(clock: Clock, *, tenant: str = "red", request_id: str = "", **spec: Any) -> Job:
+def job_of(
+    clock: Clock,
+    *,
+    tenant: str = "red",
+    request_id: str = "",
+    tool: str = "t",
+    principal: str = "{}",
+    **spec: Any,
+) -> Job:
     job = Job(
         tenant=tenant,
         job_id=new_id(clock.now),
-        spec=JobSpec(tool="t", timeout=timedelta(seconds=10), **spec),
-        principal="{}",
+        spec=JobSpec(tool=tool, timeout=timedelta(seconds=10), **spec),
+        principal=principal,
         creator="alice",
         traceparent="",
         created=clock.now,
@@ -63,8 +71,12 @@ async def kept(store: RedisJobStore, clock: Clock, **fields: Any) -> Job:
     return await store.create(job_of(clock, **fields), payload=b"in", request_hash="h")
 
 
-def queue_of(store: RedisJobStore, runner: str) -> RunnerQueue:
-    return RunnerQueue(store, runner=runner, lease=LEASE)
+def queue_of(store: RedisJobStore, runner: str, **weights: float) -> RunnerQueue:
+    return RunnerQueue(store, runner=runner, lease=LEASE, weights=weights)
+
+
+async def taken(store: RedisJobStore, runner: str, slots: int, rooms: Rooms | None = None) -> list[Entry]:
+    return list((await queue_of(store, runner).take(slots, rooms)).entries)
 
 
 def keeper_of(store: RedisJobStore, clock: Clock, carbon: Any = None) -> Housekeeper:

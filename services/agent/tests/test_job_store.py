@@ -19,6 +19,7 @@ from services.agent.tests.job_stores import (
     kept,
     queue_of,
     store_on,
+    taken,
 )
 
 from aegis_agent.adapters.jobs import keys
@@ -58,10 +59,10 @@ async def store(shared_server: RedisServer) -> AsyncIterator[RedisJobStore]:
 async def test_an_attempt_that_is_over_cannot_write(store: RedisJobStore) -> None:
     clock = Clock()
     job = await kept(store, clock)
-    (entry,) = await queue_of(store, "a").take(4)
+    (entry,) = await taken(store, "a", 4)
     first = await begin(store, job, entry, "a")
     await store.update(job.ref, lambda now: machine.lost(now, keep=KEEP, now=clock.now))
-    (again,) = await queue_of(store, "b").take(4)
+    (again,) = await taken(store, "b", 4)
     second = await begin(store, job, again, "b")
     zombie = Teller(store, job.ref, attempt=first.attempt, runner="a")
     await zombie.take(Progress(done=9))
@@ -75,7 +76,7 @@ async def test_an_attempt_that_is_over_cannot_write(store: RedisJobStore) -> Non
     done = await complete(store, job, second.attempt)
     assert done is not None
     assert (await store.load_whole(job.ref)).result == b"out"
-    assert await queue_of(store, "c").take(4) == []
+    assert await taken(store, "c", 4) == []
 
 
 async def test_two_changes_at_once_are_made_one_after_the_other(store: RedisJobStore) -> None:
@@ -96,16 +97,18 @@ async def test_a_lease_is_renewed_by_its_holder_only(store: RedisJobStore) -> No
     clock = Clock()
     job = await kept(store, clock)
     a, keeper = queue_of(store, "a"), queue_of(store, "keeper")
-    (entry,) = await a.take(1)
+    (entry,) = await taken(store, "a", 1)
     started = await begin(store, job, entry, "a")
 
     assert await a.renew([entry]) == [HELD]
     assert await queue_of(store, "b").renew([entry]) == [LOST]
     await store.update(job.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
     assert await a.renew([entry]) == [CANCELLED]
-    assert await keeper.claim_expired(10) == []
+    assert await keeper.expired(10) == []
+    assert await keeper.claim(entry.entry) is None
     await asyncio.sleep(LEASE.total_seconds() + 0.1)
-    assert [item.entry for item in await keeper.claim_expired(10)] == [entry.entry]
+    assert await keeper.expired(10) == [entry.entry]
+    assert await keeper.claim(entry.entry) == entry
     assert await a.renew([entry]) == [LOST]
     assert started.attempt == 1
 
@@ -117,7 +120,7 @@ async def test_the_housekeeper_finds_a_lost_runner(
     clock = Clock()
     job = await kept(store, clock)
     waiting = await kept(store, clock)
-    entries = await queue_of(store, "gone").take(2)
+    entries = await taken(store, "gone", 2)
     await begin(store, job, entries[0], "gone", idempotent=idempotent)
 
     async with keeper_of(store, clock):
@@ -128,7 +131,7 @@ async def test_the_housekeeper_finds_a_lost_runner(
 
         await eventually(found)
     assert (await store.load(job.ref)).state is state
-    left = await queue_of(store, "next").take(4)
+    left = await taken(store, "next", 4)
     assert len(left) == (2 if idempotent else 1)
 
 
@@ -169,10 +172,10 @@ async def test_deferred_jobs_become_ready_and_late_ones_fail(store: RedisJobStor
     )
     keeper = keeper_of(store, clock)
     await keeper._promote()
-    assert await queue_of(store, "a").take(4) == []
+    assert await taken(store, "a", 4) == []
     clock.now += timedelta(seconds=11)
     await keeper._promote()
-    (entry,) = await queue_of(store, "a").take(4)
+    (entry,) = await taken(store, "a", 4)
     clock.now += timedelta(seconds=90)
     await keeper._promote()
 
@@ -221,7 +224,7 @@ async def test_jobs_wait_for_the_grid_until_it_is_clean_or_the_wait_is_over(stor
     assert (await store.load(first.ref)).phase is Phase.DEFERRED
     clock.now += timedelta(seconds=70)  # the service is gone, and the wait is over
     await keeper._promote()
-    entries = await queue_of(store, "a").take(4)
+    entries = await taken(store, "a", 4)
     assert {entry.ref for entry in entries} == {first.ref, second.ref}
     grid.answer = CarbonAnswer(run_now=True, reason="BELOW_THRESHOLD", asked=clock.now)
     await keeper._ask_carbon()
@@ -265,7 +268,7 @@ async def test_a_record_of_a_newer_version_is_left_alone(store: RedisJobStore) -
 async def test_what_a_tool_tells_is_bounded(store: RedisJobStore) -> None:
     clock = Clock()
     job = await kept(store, clock)
-    (entry,) = await queue_of(store, "a").take(1)
+    (entry,) = await taken(store, "a", 1)
     await begin(store, job, entry, "a")
     teller = Teller(store, job.ref, attempt=1, runner="a")
     await teller.take(Chunk("small"))
@@ -284,14 +287,15 @@ async def test_what_a_tool_tells_is_bounded(store: RedisJobStore) -> None:
             await teller.take(Chunk(b"x" * (1 << 20)))
 
 
-async def test_an_entry_that_leads_nowhere_is_dropped(store: RedisJobStore) -> None:
+async def test_an_entry_of_an_older_time_leads_nowhere(store: RedisJobStore) -> None:
     clock = Clock()
     job = await kept(store, clock)
+    (stale,) = await taken(store, "a", 4)
     await store.update(job.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
     await store.update(
         job.ref, lambda now: machine.retried(now, principal="{}", deadline=None, now=clock.now)
     )
-    stale, fresh = await queue_of(store, "a").take(4)
+    (fresh,) = await taken(store, "a", 4)
 
     now = await store.load(job.ref)
     assert (stale.leads_to(now), fresh.leads_to(now)) == (False, True)

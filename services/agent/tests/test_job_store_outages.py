@@ -21,6 +21,7 @@ from services.agent.tests.job_stores import (
     kept,
     queue_of,
     store_on,
+    taken,
 )
 
 from aegis_agent.adapters.jobs.connection import Connection, connect
@@ -131,7 +132,7 @@ async def test_leases_are_spared_after_an_outage(own_store: RedisJobStore, serve
     clock = Clock()
     job = await kept(store, clock)
     a = queue_of(store, "a")
-    (entry,) = await a.take(1)
+    (entry,) = await taken(store, "a", 1)
     await begin(store, job, entry, "a")
     async with keeper_of(store, clock):
         server.kill()
@@ -146,7 +147,7 @@ async def test_what_was_acknowledged_outlives_a_kill(own_store: RedisJobStore, s
     store = own_store
     clock = Clock()
     jobs = [await kept(store, clock) for _ in range(3)]
-    (entry, *_) = await queue_of(store, "a").take(1)
+    (entry, *_) = await taken(store, "a", 1)
     done = await begin(store, jobs[0], entry, "a")
     await complete(store, done, 1)
     server.kill()
@@ -160,7 +161,7 @@ async def test_what_was_acknowledged_outlives_a_kill(own_store: RedisJobStore, s
         State.WORKING,
     ]
     assert (await store.load_whole(done.ref)).result == b"out"
-    assert len(await queue_of(store, "b").take(9)) == 2
+    assert len(await taken(store, "b", 9)) == 2
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ async def test_a_redis_that_takes_no_writes_is_away_and_loses_nothing(
 ) -> None:
     store, clock = own_store, Clock()
     job = await kept(store, clock)
-    (entry,) = await queue_of(store, "a").take(1)
+    (entry,) = await taken(store, "a", 1)
     begun = await begin(store, job, entry, "a")
     client = store.connection.client
     await client.config_set(name, value)
@@ -216,7 +217,7 @@ async def test_an_outage_in_the_middle_loses_no_line(own_store: RedisJobStore, s
     store = own_store
     clock = Clock()
     job = await kept(store, clock)
-    (entry,) = await queue_of(store, "a").take(1)
+    (entry,) = await taken(store, "a", 1)
     await begin(store, job, entry, "a")
     teller = Teller(store, job.ref, attempt=1, runner="a")
     writing = asyncio.create_task(teller.write())

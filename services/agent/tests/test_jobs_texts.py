@@ -122,7 +122,9 @@ def test_every_place_has_its_words() -> None:
         "waits before another attempt, until 2026-01-31 12:00:01 UTC at the latest",
         "no",
     ]
-    assert "3 jobs of priority NORMAL wait, this one among them." in told["waits for a free slot"]
+    assert (
+        "Of your tenant and priority NORMAL, 3 jobs became ready before it." in told["waits for a free slot"]
+    )
     assert "It ends at 2026-01-31 12:01:00 UTC at the latest." in told["attempt 1 runs on r1"]
     assert "Attempt 1 on r1 failed at 2026-01-31 12:00:00 UTC: INVALID_TOOL_INPUT: no." in told["no"]
     assert "Retrying it will not help unless something else has changed." in told["no"]

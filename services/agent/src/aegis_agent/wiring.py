@@ -206,6 +206,7 @@ async def jobs_of(
         keep=settings.job_retention,
         grace=settings.drain,
         max_unfinished=settings.max_jobs,
+        weights=settings.tenant_weights,
         instance=settings.instance,
     )
     async with contextlib.AsyncExitStack() as stack:

@@ -60,6 +60,11 @@ class Admission:
         """Calls that wait for one."""
         return len(self._slots.queue)
 
+    @property
+    def room(self) -> int:
+        """How many more calls would get a slot at once."""
+        return self._slots.room
+
     def slot(self, claim: Claim) -> AbstractAsyncContextManager[None]:
         """Hold a slot; wait for one where none is free.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +19,7 @@ from aegis_agent.domain.fair_queue import Claim
 from aegis_agent.domain.parts import Payload
 from aegis_agent.domain.registry import Registration, Registry
 from aegis_agent.domain.result import Result
+from aegis_agent.domain.rooms import Key, Rooms
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import ToolSpec
 from aegis_common.errors import AegisError
@@ -77,6 +78,10 @@ class Dispatcher:
         self.shared: Final = shared
         self.artifacts = artifacts
         self.measure: Measure = measure or Unmeasured()
+
+    def rooms(self, *, coming: Mapping[Key, int]) -> Rooms:
+        """Return how many more calls would start at once; *coming* by tenant and tool ask for slots soon."""
+        return self._registry.rooms(self.shared, coming=coming)
 
     async def dispatch(
         self,

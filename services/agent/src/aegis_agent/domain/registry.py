@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +12,9 @@ from aegis_agent.domain.admission import EQUAL, Admission
 from aegis_agent.domain.call import Caller
 from aegis_agent.domain.errors import ToolNameTaken, ToolNotAllowed, UnknownTool
 from aegis_agent.domain.fair_queue import Weights
-from aegis_agent.domain.tool import Tool, ToolSpec
+from aegis_agent.domain.rooms import Key, Rooms
+from aegis_agent.domain.slots import Slots
+from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 
 EVERYONE: Final = ""
 """Owner of the tools that are no single tenant's."""
@@ -201,6 +203,28 @@ class Registry:
     def everything(self) -> list[Registration]:
         """Return every registration, for shutdown and for measurements; safe from any thread."""
         return [item for owned in tuple(self._tools.values()) for item in tuple(owned.values())]
+
+    def rooms(self, shared: Slots | None, *, coming: Mapping[Key, int]) -> Rooms:
+        """Return how many more calls would start at once.
+
+        Args:
+            shared: Slots that calls in child processes need as well; None means that there is no bound.
+            coming: Calls by tenant and tool that are about to ask for a slot.
+        """
+        free: dict[Key, int] = {}
+        sharing: set[Key] = set()
+        for owner, owned in self._tools.items():
+            for name, item in owned.items():
+                free[owner, name] = item.admission.room
+                if item.tool.spec.runs_in is RunsIn.CHILD:
+                    sharing.add((owner, name))
+        left = None if shared is None else shared.room
+        for (tenant, name), count in coming.items():
+            key = (EVERYONE, name) if (EVERYONE, name) in free else (tenant, name)
+            free[key] = max(0, free.get(key, 0) - count)
+            if left is not None and key in sharing:
+                left = max(0, left - count)
+        return Rooms(free, sharing, left)
 
     def _put(self, owner: str, tool: Tool) -> Registration | None:
         owned = self._tools.setdefault(owner, {})

@@ -56,6 +56,11 @@ class Slots:
         """Whether a call could start at once."""
         return self.running < self.capacity and not len(self.queue)
 
+    @property
+    def room(self) -> int:
+        """How many more calls could start at once."""
+        return max(0, self.capacity - self.running - len(self.queue))
+
     def held(self, claim: Claim) -> AbstractAsyncContextManager[None]:
         """Hold a slot; wait for one where none is free."""
         return _Held(self, claim, self._clock)

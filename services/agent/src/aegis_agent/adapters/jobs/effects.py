@@ -8,6 +8,7 @@ from typing import Final
 from aegis_agent.adapters.jobs import keys
 from aegis_agent.adapters.jobs.records import to_record
 from aegis_agent.domain.jobs.job import Job, Phase, State
+from aegis_agent.domain.jobs.machine import keeps_place
 
 Command = tuple[str | bytes | int, ...]
 
@@ -23,7 +24,7 @@ def commands(old: Job | None, new: Job, *, result: bytes | None = None, drop: st
         old: The job as it is.
         new: The job as it shall be.
         result: Encoded result to keep with it.
-        drop: Entry of its queue to remove, or empty.
+        drop: Entry of a runner to remove, or empty.
     """
     member, job_key = new.ref.member, keys.job(new.ref)
     made: list[Command] = [("HSET", job_key, *_fields(new))]
@@ -59,14 +60,22 @@ def _fields(job: Job) -> tuple[str | int, ...]:
 
 def _queue(old: Job | None, new: Job, drop: str) -> list[Command]:
     made: list[Command] = []
-    queue = keys.QUEUES[new.spec.priority]
     left = old.entry if old is not None and old.entry != new.entry else ""
-    for entry in {left, drop} - {""}:
-        made += [("XACK", queue, keys.GROUP, entry), ("XDEL", queue, entry)]
-    if new.phase is Phase.QUEUED and (old is None or old.queue_number != new.queue_number):
-        made.append(("XADD", queue, "*", "job", new.ref.member, "number", new.queue_number))
+    made += [("RELEASE", entry) for entry in sorted({left, drop} - {""})]
+    waited = old is not None and old.phase is Phase.QUEUED
+    waits = new.phase is Phase.QUEUED
+    if old is not None and waited and not (waits and old.queue_number == new.queue_number):
+        made.append(("DEQUEUE", *place_of(old)))
+    if waits and (old is None or old.queue_number != new.queue_number):
+        made.append(("ENQUEUE", *place_of(new), "first" if keeps_place(old, new) else "last"))
         made.append(("PUBLISH", keys.SIGNALS, keys.WORK))
     return made
+
+
+def place_of(job: Job) -> tuple[str, str, str, str]:
+    """Return where a job waits: tenant, class, tool, and itself as it stands there."""
+    item = f"{job.job_id} {job.queue_number}"
+    return job.tenant, keys.queue_class(job.spec.priority), job.spec.tool, item
 
 
 def _schedules(old: Job | None, new: Job, member: str) -> list[Command]:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from aegis_agent.adapters.jobs import keys, scripts
-from aegis_agent.adapters.jobs.queue import Entry, RunnerQueue
+from aegis_agent.adapters.jobs.queue import RunnerQueue
 from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable, UnknownJob, UnknownZone, UnreadableJob
@@ -31,6 +31,8 @@ _FORGET: Final = timedelta(minutes=10)
 _LEASE_MS: Final = 5_000
 _BATCH: Final = 200
 _AT_ONCE: Final = 8
+_SECOND_LOOK: Final = 1 / 3
+"""Of a lease: a runner renews its leases more often than that."""
 _ASK_AGAIN: Final = timedelta(seconds=30)
 _log: Final = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class Housekeeper:
         self._holder = holder
         self._lease = lease
         self._keep = keep
+        self._suspects: dict[str, float] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -76,7 +79,7 @@ class Housekeeper:
             ("sweep", self._sweep_pause, self._sweep),
             ("carbon", _ASK, self._ask_carbon),
             ("delete", _DELETE, self._delete),
-            ("forget", _FORGET, self._queue.forget_consumers),
+            ("forget", _FORGET, self._queue.forget),
         ):
             work = self._guarded(name, step)
             await self._stack.enter_async_context(Every(interval, work, name=f"jobs: {name}"))
@@ -134,13 +137,22 @@ class Housekeeper:
     async def _sweep(self) -> None:
         """Decide about jobs whose runner gave no sign of life for a lease.
 
-        Runners could not give one while Redis was away: after that they get a whole lease to catch up.
+        Runners could not give one while Redis was away: after that they get a whole lease to catch up. They
+        also get some time when all leases seem over at once, as after a jump of the clock of Redis.
         """
         if self._store.connection.steady_for() < self._lease.total_seconds():
+            self._suspects.clear()
             return
-        await _at_once([self._lost(entry) for entry in await self._queue.claim_expired(_BATCH)])
+        now = asyncio.get_running_loop().time()
+        found = await self._queue.expired(_BATCH)
+        self._suspects = {entry: self._suspects.get(entry, now) for entry in found}
+        grace = self._lease.total_seconds() * _SECOND_LOOK
+        await _at_once([self._lost(entry) for entry, seen in self._suspects.items() if now - seen >= grace])
 
-    async def _lost(self, entry: Entry) -> None:
+    async def _lost(self, entry_id: str) -> None:
+        entry = await self._queue.claim(entry_id)
+        if entry is None:
+            return
         try:
             job = await self._store.load(entry.ref)
         except UnknownJob:
@@ -156,12 +168,12 @@ class Housekeeper:
         def change(now: Job) -> Job | None:
             if not entry.leads_to(now):
                 return None
-            if now.phase is Phase.QUEUED:  # taken, and not started
-                return machine.queued(now)
+            if now.phase is Phase.QUEUED:
+                return machine.never_started(now, entry.number, keep=self._keep, now=self._clock())
             return machine.lost(now, keep=self._keep, now=self._clock())
 
         changed = await self._store.update(entry.ref, change, known=job, drop=entry.entry)
-        if changed is not None and job.runs:
+        if changed is not None:
             _log.warning("the runner of a job was lost", extra={"job": job.ref.member, "runner": job.runner})
 
     async def _ask_carbon(self) -> None:

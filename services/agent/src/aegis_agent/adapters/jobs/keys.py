@@ -6,9 +6,18 @@
     agent:jobs:t:TENANT:request:UUID  `ID HASH` of the job that came with that request id
     agent:jobs:t:TENANT:index         sorted set of ids, which sort by time
     agent:jobs:t:TENANT:state:STATE   the same, of the jobs in one state
-    agent:jobs:queue:PRIORITY         stream of the jobs that wait for a slot, or run: `job` (TENANT/ID)
-                                      and `number`; read by the consumer group `runners`, whose idle time is
-                                      the lease
+    agent:jobs:t:TENANT:queue:PRIORITY:TOOL  sorted set `ID NUMBER` of the jobs that wait for a slot, by place
+    agent:jobs:t:TENANT:queue:PRIORITY       sorted set of the tools of which jobs wait, by their first place
+    agent:jobs:place                  counter of places in queues
+    agent:jobs:tenants                set of the tenants of which jobs wait
+    agent:jobs:waiting                hash: how many jobs of each priority wait
+    agent:jobs:running                stream of the jobs that a runner has in hand: `job` (TENANT/ID),
+                                      `number`, `tool` and `weight`; pending in the consumer group `runners`,
+                                      whose idle time is the lease
+    agent:jobs:held                   hash: entries of the stream by tenant
+    agent:jobs:shares                 hash: slot time in seconds by weight that each tenant has had; under the
+                                      empty name, that of the tenant that was served last
+    agent:jobs:turns                  hash: which class of a tenant is asked first at its next start
     agent:jobs:delayed                sorted set TENANT/ID by the time when a deferred job becomes ready
     agent:jobs:carbon                 the same by the time when the carbon service is asked next
     agent:jobs:deadlines              the same by deadline, of the jobs that do not run
@@ -35,10 +44,11 @@ DELAYED: Final = f"{PREFIX}delayed"
 CARBON: Final = f"{PREFIX}carbon"
 DEADLINES: Final = f"{PREFIX}deadlines"
 EXPIRY: Final = f"{PREFIX}expiry"
+RUNNING: Final = f"{PREFIX}running"
+WAITING: Final = f"{PREFIX}waiting"
 SIGNALS: Final = f"{PREFIX}signals"
 WORK: Final = "work"
 CANCEL: Final = "cancel"
-QUEUES: Final = {priority: f"{PREFIX}queue:{priority.name.lower()}" for priority in Priority}
 
 
 def job(ref: JobRef) -> str:
@@ -56,6 +66,11 @@ def request(tenant: str, request_id: str) -> str:
 def index(tenant: str, state: State | None = None) -> str:
     """Return the index of all jobs, or of those in one state."""
     return f"{PREFIX}t:{tenant}:" + (f"state:{state.value}" if state else "index")
+
+
+def queue_class(priority: Priority) -> str:
+    """Return a priority as it stands in keys."""
+    return priority.name.lower()
 
 
 def lease(name: str) -> str:

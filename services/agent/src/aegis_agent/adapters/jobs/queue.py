@@ -1,39 +1,41 @@
-"""The queue as a runner sees it: entries are taken, leases renewed, and expired ones claimed."""
+"""The queues as a runner sees them: jobs are taken, leases renewed, and expired ones claimed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, cast
 
-from redis.exceptions import ResponseError
-
-from aegis_agent.adapters.jobs import keys, scripts
+from aegis_agent.adapters.jobs import keys, queue_scripts
 from aegis_agent.adapters.jobs.store import RedisJobStore, no_group
-from aegis_agent.domain.call import Priority
+from aegis_agent.domain.fair_queue import Weights
 from aegis_agent.domain.jobs.job import Job, JobRef, Phase
-from aegis_agent.domain.jobs.shares import plan
+from aegis_agent.domain.jobs.shares import TURNS
+from aegis_agent.domain.rooms import Rooms
 
 LOST: Final = 0
 HELD: Final = 1
 CANCELLED: Final = 2
 _CONSUMER_FORGOTTEN_MS: Final = 3_600_000
+_MOST_HELD: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry of a queue, taken.
+    """One job in the hand of a runner.
 
     Attributes:
-        entry: Its id in the stream.
-        number: The job's `queue_number` when it was put there.
+        entry: Its id in the stream of running jobs.
+        number: The job's `queue_number` when it was taken.
+        tool: What the job runs.
     """
 
-    priority: Priority
     entry: str
     ref: JobRef
     number: int
+    tool: str
 
     def leads_to(self, job: Job) -> bool:
         """Whether the job still depends on this entry; once it does not, it never will again."""
@@ -41,52 +43,67 @@ class Entry:
         return waits or (job.runs and job.entry == self.entry)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a runner got.
+
+    Attributes:
+        held_up: Whether other jobs wait whose tools have no room just now.
+    """
+
+    entries: Sequence[Entry]
+    held_up: bool
+
+
 class RunnerQueue:
-    """The queues, for one runner.
+    """The queues, for one runner; who is served next, `domain.jobs.shares` says.
 
     Args:
         store: The jobs.
         runner: Name of this process; no other has it.
-        lease: How long an entry may go without a sign of life.
+        lease: How long a job may go without a sign of life of its runner.
+        weights: Shares of tenants.
     """
 
-    def __init__(self, store: RedisJobStore, *, runner: str, lease: timedelta) -> None:
+    def __init__(
+        self, store: RedisJobStore, *, runner: str, lease: timedelta, weights: Weights | None = None
+    ) -> None:
         self._store = store
         self._runner = runner
         self._lease_ms = int(lease.total_seconds() * 1000)
-        self._turn = 0
+        self._weights = dict(weights or {})
 
-    async def take(self, slots: int) -> list[Entry]:
-        """Take at most *slots* entries: the higher class first, with a share for the lower ones."""
-        taken: list[Entry] = []
-        for classes, count in plan(self._turn, slots):
-            left = count
-            for priority in classes:
-                if left:
-                    got = await self._read(priority, left)
-                    left -= len(got)
-                    taken += got
-            self._turn += count - left
-            if left:
-                break  # every class is empty
-        return taken
+    async def take(self, slots: int, rooms: Rooms | None = None) -> Taken:
+        """Take at most *slots* jobs, of tools that have room; None means that all have."""
+        wanted = json.dumps(
+            {
+                "weights": self._weights,
+                "turns": [[keys.queue_class(item) for item in turn] for turn in TURNS],
+                **_rooms_record(rooms, slots),
+            }
+        )
+        held_up, *words = await self._store.eval(queue_scripts.TAKE, (), self._runner, slots, wanted)
+        rows = [words[place : place + 4] for place in range(0, len(words), 4)]
+        entries = [
+            _entry(entry, {b"job": job, b"number": number, b"tool": tool})
+            for entry, job, number, tool in rows
+        ]
+        return Taken(entries=entries, held_up=bool(held_up))
 
-    async def _read(self, priority: Priority, count: int) -> list[Entry]:
-        queue = keys.QUEUES[priority]
+    async def held(self) -> list[Entry]:
+        """Return what this runner has in hand, as the store sees it: it may never have heard of some."""
 
-        async def work(client: Any) -> Any:
-            try:
-                return await client.xreadgroup(keys.GROUP, self._runner, {queue: ">"}, count=count)
-            except ResponseError as error:
-                if not no_group(error):
-                    raise
-                return None
+        async def work(client: Any) -> list[Any]:
+            found = await client.xpending_range(
+                keys.RUNNING, keys.GROUP, "-", "+", _MOST_HELD, consumername=self._runner
+            )
+            async with client.pipeline(transaction=False) as pipe:
+                for item in found:
+                    pipe.xrange(keys.RUNNING, item["message_id"], item["message_id"])
+                return cast("list[Any]", await pipe.execute())
 
-        answer = await self._store.connection.run(work)
-        if answer is None:
-            await self._store.prepare()
-            return []
-        return _entries(priority, answer[0][1] if answer else [])
+        rows = await self._store.connection.run(lambda client: no_group(work(client), otherwise=[]))
+        return [_entry(*row[0]) for row in rows if row]
 
     async def renew(self, entries: Sequence[Entry]) -> list[int]:
         """Renew the leases of entries; return `HELD`, `LOST` or `CANCELLED` for each."""
@@ -94,83 +111,64 @@ class RunnerQueue:
         async def work(client: Any) -> list[int]:
             async with client.pipeline(transaction=False) as pipe:
                 for item in entries:
-                    names = (keys.job(item.ref), keys.QUEUES[item.priority])
-                    pipe.eval(scripts.RENEW, 2, *names, self._runner, keys.GROUP, item.entry)
+                    names = (keys.job(item.ref), keys.RUNNING)
+                    pipe.eval(queue_scripts.RENEW, 2, *names, self._runner, keys.GROUP, item.entry)
                 return cast("list[int]", await pipe.execute())
 
         return await self._store.connection.run(work) if entries else []
 
     async def drop(self, entry: Entry) -> None:
-        """Take an entry that leads nowhere out of its queue."""
-        await self._remove(keys.QUEUES[entry.priority], [entry.entry])
+        """Remove an entry that leads nowhere."""
+        await self._store.eval(queue_scripts.RELEASE, (), entry.entry)
 
-    async def claim_expired(self, count: int) -> list[Entry]:
-        """Take over entries whose lease is over; they are this runner's for one lease."""
-        claimed: list[Entry] = []
-        for priority, queue in keys.QUEUES.items():
-            found = await self._claim(queue, count)
-            if found is not None:
-                gone = [item[0].decode() for item in found if item[0] is not None and not item[1]]
-                if gone:
-                    await self._remove(queue, gone)
-                claimed += _entries(priority, [item for item in found if item[0] is not None and item[1]])
-        return claimed
+    async def expired(self, count: int) -> list[str]:
+        """Return entries whose lease is over, oldest first."""
 
-    async def _claim(self, queue: str, count: int) -> list[Any] | None:
-        async def work(client: Any) -> Any:
-            try:
-                return await client.xautoclaim(
-                    queue, keys.GROUP, self._runner, min_idle_time=self._lease_ms, count=count
-                )
-            except ResponseError as error:
-                if not no_group(error):
-                    raise
-                return None
+        async def work(client: Any) -> list[Any]:
+            return cast(
+                "list[Any]",
+                await client.xpending_range(keys.RUNNING, keys.GROUP, "-", "+", count, idle=self._lease_ms),
+            )
 
-        answer = await self._store.connection.run(work)
-        return None if answer is None else list(answer[1])
+        found = await self._store.connection.run(lambda client: no_group(work(client), otherwise=[]))
+        return [item["message_id"].decode() for item in found]
 
-    async def _remove(self, queue: str, entries: Sequence[str]) -> None:
-        async def work(client: Any) -> None:
-            async with client.pipeline(transaction=True) as pipe:
-                pipe.xack(queue, keys.GROUP, *entries)
-                pipe.xdel(queue, *entries)
-                await pipe.execute()
+    async def claim(self, entry: str) -> Entry | None:
+        """Take over an entry for one lease; None if it was renewed meanwhile, or is gone."""
 
-        await self._store.connection.run(work)
+        async def work(client: Any) -> list[Any]:
+            return cast(
+                "list[Any]",
+                await client.xclaim(keys.RUNNING, keys.GROUP, self._runner, self._lease_ms, [entry]),
+            )
 
-    async def forget_consumers(self) -> None:
-        """Remove runners that hold nothing and have not been seen for an hour."""
-        await self._store.prepare()
+        found = await self._store.connection.run(lambda client: no_group(work(client), otherwise=[]))
+        return next((_entry(*row) for row in found if row and row[1]), None)
 
-        async def work(client: Any) -> None:
-            for queue in keys.QUEUES.values():
-                for item in await client.xinfo_consumers(queue, keys.GROUP):
-                    if not item["pending"] and item["idle"] > _CONSUMER_FORGOTTEN_MS:
-                        await client.xgroup_delconsumer(queue, keys.GROUP, item["name"])
-
-        await self._store.connection.run(work)
+    async def forget(self) -> None:
+        """Forget runners that hold nothing and were not seen for an hour, and tenants that want nothing."""
+        await self._store.eval(queue_scripts.FORGET, (), "", _CONSUMER_FORGOTTEN_MS)
 
     async def leave(self) -> None:
         """Remove this runner, if it holds nothing any more."""
-        await self._store.prepare()
-
-        async def work(client: Any) -> None:
-            for queue in keys.QUEUES.values():
-                found = await client.xpending_range(queue, keys.GROUP, "-", "+", 1, self._runner)
-                if not found:
-                    await client.xgroup_delconsumer(queue, keys.GROUP, self._runner)
-
-        await self._store.connection.run(work)
+        await self._store.eval(queue_scripts.FORGET, (), self._runner, _CONSUMER_FORGOTTEN_MS)
 
 
-def _entries(priority: Priority, messages: Sequence[Any]) -> list[Entry]:
-    return [
-        Entry(
-            priority=priority,
-            entry=entry.decode(),
-            ref=JobRef.of_member(fields[b"job"].decode()),
-            number=int(fields[b"number"]),
-        )
-        for entry, fields in messages
-    ]
+def _rooms_record(rooms: Rooms | None, slots: int) -> dict[str, Any]:
+    known = rooms or Rooms()
+    return {
+        "rooms": {f"{owner}/{tool}": free for (owner, tool), free in known.of_tool.items()},
+        "sharing": {f"{owner}/{tool}": True for owner, tool in known.sharing},
+        "shared": known.shared,
+        # Of a tool that this process lacks, few at a time are taken to see about them.
+        "others": slots if rooms is None else 1,
+    }
+
+
+def _entry(entry: bytes, fields: Mapping[bytes, bytes]) -> Entry:
+    return Entry(
+        entry=entry.decode(),
+        ref=JobRef.of_member(fields[b"job"].decode()),
+        number=int(fields[b"number"]),
+        tool=fields[b"tool"].decode(),
+    )

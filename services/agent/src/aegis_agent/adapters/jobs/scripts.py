@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import Final
 
-_RUN_COMMANDS: Final = """
+from aegis_agent.adapters.jobs.queue_scripts import QUEUES
+
+_RUN_COMMANDS: Final = (
+    QUEUES
+    + """
+local OWN = {ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release}
+
 local function run(from)
   while from <= #ARGV do
     local count, command = tonumber(ARGV[from]), {}
     for item = 1, count do command[item] = ARGV[from + item] end
-    redis.call(unpack(command))
+    local own = OWN[command[1]]
+    if own then own(unpack(command, 2)) else redis.call(unpack(command)) end
     from = from + count + 1
   end
 end
 """
+)
 
 COMMIT: Final = (
     _RUN_COMMANDS
@@ -46,17 +54,6 @@ return ''
 _FENCE: Final = """
 local now = redis.call('HMGET', KEYS[1], 'attempt', 'runner')
 if now[1] ~= ARGV[1] or now[2] ~= ARGV[2] then return 0 end
-"""
-
-RENEW: Final = """
--- KEYS: job, queue. ARGV: runner, group, entry. Returns 0 when the entry is not this runner's any more, 1, or
--- 2 when the job is not to be run any more. Claiming one's own entry sets its idle time back to 0.
-local held = redis.call('XPENDING', KEYS[2], ARGV[2], ARGV[3], ARGV[3], 1)
-if #held == 0 or held[1][2] ~= ARGV[1] then return 0 end
-redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[1], 0, ARGV[3], 'JUSTID')
-local phase = redis.call('HGET', KEYS[1], 'phase')
-if phase == 'queued' or phase == 'running' then return 1 end
-return 2
 """
 
 TELL: Final = (

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from redis.exceptions import ResponseError
 
-from aegis_agent.adapters.jobs import effects, keys, scripts
+from aegis_agent.adapters.jobs import effects, keys, queue_scripts, scripts
 from aegis_agent.adapters.jobs.connection import Connection
 from aegis_agent.adapters.jobs.records import from_record, read_progress
 from aegis_agent.domain.call import Priority, Progress
@@ -26,6 +26,7 @@ from aegis_agent.domain.jobs.job import Job, JobRef, State
 from aegis_agent.domain.jobs.ports import Change, StoredJob
 
 _RECORD: Final = ("record", "revision")
+T = TypeVar("T")
 _log: Final = logging.getLogger(__name__)
 _WHOLE: Final = ("record", "revision", "payload", "result", "progress")
 
@@ -157,7 +158,7 @@ class RedisJobStore:
             change: Says what it becomes.
             known: The job as it was last seen.
             result: Encoded result to keep with it.
-            drop: Entry of its queue to remove in the same step, or empty.
+            drop: Entry of a runner to remove in the same step, or empty.
         """
         job = known or await self.load(ref)
         while True:
@@ -190,38 +191,24 @@ class RedisJobStore:
         return [JobRef.of_member(item.decode()) for item in found]
 
     async def queue_length(self, priority: Priority) -> int:
-        queue = keys.QUEUES[priority]
+        found = await self.connection.run(
+            lambda client: client.hget(keys.WAITING, keys.queue_class(priority))
+        )
+        return int(found or 0)
 
-        async def work(client: Any) -> int:
-            async with client.pipeline(transaction=False) as pipe:
-                pipe.xlen(queue)
-                pipe.xpending(queue, keys.GROUP)
-                length, pending = await pipe.execute(raise_on_error=False)
-            for answer in (length, pending):
-                if isinstance(answer, Exception) and not no_group(answer):
-                    raise answer
-            taken = 0 if isinstance(pending, Exception) else int(pending["pending"])
-            return max(0, int(length) - taken)
-
-        return await self.connection.run(work)
-
-    async def prepare(self) -> None:
-        """Make the consumer groups, where they are missing."""
-
-        async def work(client: Any) -> None:
-            for queue in keys.QUEUES.values():
-                try:
-                    await client.xgroup_create(queue, keys.GROUP, id="0", mkstream=True)
-                except ResponseError as error:
-                    if "BUSYGROUP" not in str(error):
-                        raise
-
-        await self.connection.run(work)
+    async def ahead(self, job: Job) -> int | None:
+        place: int = await self.eval(queue_scripts.PLACE, (), *effects.place_of(job))
+        return place if place >= 0 else None
 
 
-def no_group(error: Exception) -> bool:
-    """Whether Redis says that nobody has read from a queue yet."""
-    return isinstance(error, ResponseError) and "NOGROUP" in str(error)
+async def no_group(work: Awaitable[T], *, otherwise: T) -> T:
+    """Return what *work* gives, or *otherwise* where no job has ever been taken."""
+    try:
+        return await work
+    except ResponseError as error:
+        if "NOGROUP" not in str(error):
+            raise
+        return otherwise
 
 
 def _job(ref: JobRef, fields: Sequence[bytes | None]) -> Job:

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -27,6 +27,7 @@ from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.adapters.jobs.watch import JobWatcher
 from aegis_agent.adapters.jobs.work import Bench
 from aegis_agent.domain.dispatch import Dispatcher
+from aegis_agent.domain.fair_queue import Weights
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_agent.domain.jobs.service import Jobs, Limits
 from aegis_agent.domain.registry import Registry
@@ -52,6 +53,7 @@ class JobOptions:
         keep: How long an ended job is kept.
         grace: How long running jobs may go on when the agent is stopped.
         max_unfinished: Most unfinished jobs of one tenant.
+        weights: Shares of tenants where jobs wait.
         payload_bytes: Most bytes of a payload.
         result_bytes: Most bytes of a result; what is beyond becomes artifacts.
         instance: Name of this process for people; the host's if empty.
@@ -64,6 +66,7 @@ class JobOptions:
     keep: timedelta = timedelta(days=7)
     grace: timedelta = timedelta(seconds=10)
     max_unfinished: int = 100_000
+    weights: Weights = field(default_factory=dict)
     payload_bytes: int = 1 << 20
     result_bytes: int = 1 << 20
     instance: str = ""
@@ -106,7 +109,7 @@ async def running_jobs(
         store = RedisJobStore(connection, max_unfinished=options.max_unfinished)
         name = _name(options.instance)
         gate = GrpcCarbon(carbon, clock=clock) if carbon is not None else None
-        queue = RunnerQueue(store, runner=name, lease=options.lease)
+        queue = RunnerQueue(store, runner=name, lease=options.lease, weights=options.weights)
         bench = Bench(
             store=store,
             queue=queue,

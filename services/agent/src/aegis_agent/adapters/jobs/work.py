@@ -70,10 +70,15 @@ class Bench:
 
 
 class Work:
-    """Runs one entry of the queue."""
+    """Runs one job that was taken.
+
+    Attributes:
+        admitted: Whether it has its slot of the tool, or needs none any more.
+    """
 
     def __init__(self, bench: Bench, entry: Entry) -> None:
         self.entry: Final = entry
+        self.admitted = False
         self._bench = bench
         self._begun: Job | None = None
         self._stop: Stop | None = None
@@ -172,6 +177,7 @@ class Work:
 
     async def _begin(self, job: Job, begun: Begun) -> None:
         """Put the start on disk; only then does the tool run."""
+        self.admitted = True
         spec = begun.tool.spec
 
         def change(now: Job) -> Job | None:

@@ -44,16 +44,23 @@ def explanation(job: Job, *, ahead: int | None, now: datetime) -> list[str]:
 
     Args:
         job: The job.
-        ahead: Jobs of its class that wait for a slot, or None.
+        ahead: Jobs of its tenant and class that wait before it; None when it does not wait for a slot.
         now: The present moment.
     """
     lines = [f"{_sentence(message(job))}"]
-    if job.phase is Phase.QUEUED and ahead is not None:
-        lines.append(f"{ahead} jobs of priority {job.spec.priority.name} wait, this one among them.")
+    if job.phase is Phase.QUEUED:
+        lines.append(_place(job, ahead))
     lines += _carbon(job)
     lines += [_attempt(item) for item in job.attempts]
     lines += _outlook(job, now)
     return lines
+
+
+def _place(job: Job, ahead: int | None) -> str:
+    if ahead is None:
+        return "An agent process has it in hand and is about to start it."
+    jobs = "1 job" if ahead == 1 else f"{ahead or 'no'} jobs"
+    return f"Of your tenant and priority {job.spec.priority.name}, {jobs} became ready before it."
 
 
 def _carbon(job: Job) -> list[str]:

@@ -78,6 +78,11 @@ def queued(job: Job) -> Job:
     )
 
 
+def keeps_place(old: Job | None, new: Job) -> bool:
+    """Whether a job that comes into the queue goes before those that came after it: it was only put back."""
+    return old is not None and (old.phase is Phase.QUEUED or old.runs) and new.losses == old.losses
+
+
 def due(job: Job, *, now: datetime) -> Job | None:
     """Return the job in the queue if its wait is over, else None."""
     ready = job.phase is Phase.DEFERRED and job.wait_until is not None and job.wait_until <= now
@@ -240,6 +245,29 @@ def lost(job: Job, *, keep: timedelta, now: datetime, why: str = "") -> Job | No
     job = replace(job, losses=job.losses + 1)
     if job.idempotent and job.losses <= MAX_LOSSES:
         return queued(job)
+    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+
+
+def never_started(job: Job, queue_number: int, *, keep: timedelta, now: datetime) -> Job:
+    """Return a job that was taken out of the queue by a runner that was lost before it started the job.
+
+    It is queued again, but not for ever: it may be what ends its runners.
+
+    Raises:
+        Fenced: It is not in the queue under that number.
+    """
+    if job.phase is not Phase.QUEUED or job.queue_number != queue_number:
+        raise Fenced
+    job = replace(job, losses=job.losses + 1)
+    if job.losses <= MAX_LOSSES:
+        return queued(job)
+    failure = Failure.of(
+        WorkerLost(
+            f"{job.losses} agent processes that took the job gave no sign of life, the last ones before its "
+            "tool was started",
+            losses=str(job.losses),
+        )
+    )
     return _ended(job, State.FAILED, failure, keep=keep, now=now)
 
 

@@ -96,7 +96,11 @@ class JobStore(Protocol):
         ...
 
     async def queue_length(self, priority: Priority) -> int:
-        """Return how many jobs of that class wait for a slot."""
+        """Return how many jobs of that class wait for a slot, of all tenants."""
+        ...
+
+    async def ahead(self, job: Job) -> int | None:
+        """Return how many jobs of its tenant and class wait before a job; None when it does not wait."""
         ...
 
 

@@ -236,9 +236,10 @@ class Jobs:
         stored = await self._store.load_whole(ref)
         job = stored.job
         waits = job.phase is Phase.QUEUED
-        ahead = await self._store.queue_length(job.spec.priority) if waits else 0
-        lines = explanation(job, ahead=ahead if waits else None, now=self._clock())
-        return Explained(job=job, progress=stored.progress, lines=lines, queue_length=ahead)
+        ahead = await self._store.ahead(job) if waits else None
+        length = await self._store.queue_length(job.spec.priority) if waits else 0
+        lines = explanation(job, ahead=ahead, now=self._clock())
+        return Explained(job=job, progress=stored.progress, lines=lines, queue_length=length)
 
 
 def new_id(now: datetime) -> str:

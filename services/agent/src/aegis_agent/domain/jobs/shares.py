@@ -1,9 +1,16 @@
-"""Who is served next: the higher class first, and a share for the lower ones so that nobody starves."""
+"""Who is served next.
+
+The tenant that holds the fewest slots by its weight; among those, the one that has had the least slot time by
+weight. One that comes anew starts level with who was served last: nobody saves up. So a tenant that fills its
+queue, or whose jobs are long, leaves the others their share.
+
+Of a tenant the higher class first, with a share for the lower ones so that nothing starves; inside a class
+what became ready first, of the tools that have room.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Final
 
 from aegis_agent.domain.call import Priority
@@ -14,18 +21,11 @@ _OWN_TURN: Final = {4: Priority.NORMAL, 9: Priority.LOW}
 _ORDER: Final = (Priority.HIGH, Priority.NORMAL, Priority.LOW)
 
 
-def first_class(turn: int) -> Priority:
-    """Return the class that is asked first at the *turn*-th start, from 0."""
-    return _OWN_TURN.get(turn % _TURNS, Priority.HIGH)
-
-
 def order(turn: int) -> Sequence[Priority]:
-    """Return the classes in the order in which they are asked at the *turn*-th start."""
-    first = first_class(turn)
+    """Return the classes in the order in which they are asked at a tenant's *turn*-th start, from 0."""
+    first = _OWN_TURN.get(turn % _TURNS, Priority.HIGH)
     return (first, *(item for item in _ORDER if item is not first))
 
 
-def plan(turn: int, slots: int) -> list[tuple[Sequence[Priority], int]]:
-    """Return for the next *slots* starts, in order, which classes to ask and for how many jobs."""
-    turns = (order(turn + number) for number in range(slots))
-    return [(classes, len(list(group))) for classes, group in groupby(turns)]
+TURNS: Final = tuple(order(turn) for turn in range(_TURNS))
+"""The orders of all turns, after which they begin again."""
