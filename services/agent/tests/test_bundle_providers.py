@@ -11,7 +11,7 @@ from services.agent.tests.model_bundles import RAW, Bundles, affine, ask, bundle
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.domain.errors import ModelNotLoadable
-from aegis_agent.domain.models import runner_of
+from aegis_agent.domain.model_tools import runner_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ORT: Any = onnxruntime
