@@ -5,32 +5,23 @@ The host needs no certificate and no token: the profile's are used, and read aga
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import http.client
 import json
-import re
-import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import IO, Any, Final
+import time
+from collections.abc import Iterator
+from typing import BinaryIO, Final
 
-from aegis_client.errors import AegisClientError, ProfileError
+from aegis_client.errors import AegisClientError
+from aegis_client.mcp_exchange import MAX_BYTES, SILENCE_S, Exchange, Message, mapping
 from aegis_client.profiles import Profile
 
-PATH: Final = "/mcp"
 MAX_REQUESTS: Final = 32
-"""Most requests that are under way at once; more wait."""
-_MODERN: Final = "io.modelcontextprotocol/protocolVersion"
-_NAMED_BY: Final = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-_PLAIN: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
-_PARSE_ERROR, _FAILED = -32700, -32000
-_CONNECT_S: Final = 30.0
+"""Most messages that are under way at once; more wait."""
+MAX_WAITING: Final = 256
+"""Most messages that are under way or wait; more are refused."""
+_PARSE_ERROR, _INVALID_REQUEST, _FAILED = -32700, -32600, -32000
 _LEAVE_S: Final = 5.0
-_MAX_LINE_BYTES: Final = 32 << 20
-
-Message = dict[str, Any]
+_ABORT_S: Final = 1.0
 
 
 class Bridge:
@@ -38,204 +29,139 @@ class Bridge:
 
     Args:
         profile: Where the gateway is and who calls.
-        output: Takes one JSON-RPC message to a line.
+        output: Takes one JSON-RPC message to a line, UTF-8.
+        silence_s: How long the gateway may say nothing while it answers.
     """
 
-    def __init__(self, profile: Profile, output: IO[str]) -> None:
+    def __init__(self, profile: Profile, output: BinaryIO, *, silence_s: float = SILENCE_S) -> None:
         self._profile = profile
         self._output = output
+        self._silence_s = silence_s
         self._writing = threading.Lock()
+        self._slots = threading.BoundedSemaphore(MAX_REQUESTS)
         self._version = ""
-        self._running: dict[str | int, _Exchange] = {}
+        self._running: dict[str | int, Exchange] = {}
+        self._under_way: dict[threading.Thread, Exchange] = {}
 
-    def run(self, lines: Iterator[str]) -> None:
+    def run(self, source: BinaryIO) -> None:
         """Forward each line until there are no more, and give what is under way a moment to end."""
-        with ThreadPoolExecutor(MAX_REQUESTS, thread_name_prefix="mcp") as pool:
-            under_way: set[Future[None]] = set()
-            for message in self._messages(lines):
-                future = pool.submit(self._forward, message)
-                under_way.add(future)
-                future.add_done_callback(under_way.discard)
-            wait(list(under_way), _LEAVE_S)
-            for exchange in list(self._running.values()):
-                exchange.abort()
+        for line in _lines(source):
+            exchange = self._taken(line)
+            if exchange is not None:
+                self._start(exchange)
+        self._join(_LEAVE_S)
+        self._abort_all()
+        self._join(_ABORT_S)
 
-    def _messages(self, lines: Iterator[str]) -> Iterator[Message]:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                message = json.loads(line)
-            except ValueError:
-                message = None
-            if not isinstance(message, dict):
-                self._fail(None, _PARSE_ERROR, "a line is no JSON-RPC message")
-            elif message.get("method") == "notifications/cancelled":
-                self._cancel(message)
-            elif "method" in message:  # answers to requests that we never pass on are dropped
-                yield message
+    def _taken(self, line: bytes | None) -> Exchange | None:
+        """Return what a line asks for; what is wrong with it is answered at once."""
+        if line is None:
+            self._fail(None, _PARSE_ERROR, f"a line has more than {MAX_BYTES} bytes")
+            return None
+        try:
+            message = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            self._fail(None, _PARSE_ERROR, "a line is no JSON-RPC message")
+            return None
+        if message.get("method") == "notifications/cancelled":
+            self._cancel(message)
+            return None
+        if "method" not in message:
+            return None  # an answer: no request to the host is ever passed on
+        fault = self._fault(message)
+        if fault:
+            self._fail(_identifier(message), _INVALID_REQUEST, fault)
+            return None
+        return Exchange(self._profile, message, silence_s=self._silence_s)
+
+    def _fault(self, message: Message) -> str:
+        identifier = _identifier(message)
+        if not isinstance(message["method"], str):
+            return "the method is no text"
+        if "id" in message and identifier is None:
+            return "the id is neither a text nor a whole number"
+        if identifier in self._running:
+            return f"a request with the id {identifier!r} is under way"
+        if len(self._under_way) >= MAX_WAITING:
+            return f"{MAX_WAITING} messages are under way; wait for an answer"
+        return ""
 
     def _cancel(self, message: Message) -> None:
         """End the response: to the gateway, that is what cancels a request."""
-        exchange = self._running.get(_mapping(message, "params").get("requestId", ""))
+        named = mapping(message, "params").get("requestId")
+        exchange = self._running.get(named) if isinstance(named, str | int) else None
         if exchange is not None:
             exchange.abort()
 
-    def _forward(self, message: Message) -> None:
-        identifier = message.get("id")
-        exchange = _Exchange(self._profile, message, self._version)
-        if identifier is not None:
-            self._running[identifier] = exchange
+    def _start(self, exchange: Exchange) -> None:
+        if exchange.identifier is not None:
+            self._running[exchange.identifier] = exchange
+        # A daemon: one that still connects must not keep the host waiting when it has closed its end.
+        thread = threading.Thread(target=self._forward, args=(exchange,), name="mcp", daemon=True)
+        self._under_way[thread] = exchange
+        thread.start()
+
+    def _forward(self, exchange: Exchange) -> None:
         try:
-            for answer in exchange.answers():
-                if message["method"] == "initialize":
-                    version = _mapping(answer, "result").get("protocolVersion")
-                    self._version = version if isinstance(version, str) else self._version
-                self._write(answer)
+            with self._slots:
+                self._pass_on(exchange)
+            fault = "" if exchange.answered else "the gateway ended its response without an answer"
         except AegisClientError as error:
-            self._fail(identifier, _FAILED, error.message)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if not exchange.aborted:
-                self._fail(identifier, _FAILED, f"{self._profile.address} cannot be reached: {error}")
+            fault = error.message
         finally:
-            if identifier is not None:
-                self._running.pop(identifier, None)
+            if exchange.identifier is not None:
+                self._running.pop(exchange.identifier, None)
+            self._under_way.pop(threading.current_thread(), None)
+        if fault and not exchange.answered and not exchange.aborted:
+            self._fail(exchange.identifier, _FAILED, fault)
+
+    def _pass_on(self, exchange: Exchange) -> None:
+        if exchange.aborted:
+            return  # while it waited
+        for answer in exchange.answers(self._version):
+            if exchange.aborted:
+                return
+            if exchange.method == "initialize":
+                version = mapping(answer, "result").get("protocolVersion")
+                self._version = version if isinstance(version, str) else self._version
+            self._write(answer)
 
     def _fail(self, identifier: str | int | None, code: int, text: str) -> None:
-        if identifier is not None or code == _PARSE_ERROR:
+        if identifier is not None or code != _FAILED:
             self._write({"jsonrpc": "2.0", "id": identifier, "error": {"code": code, "message": text}})
 
     def _write(self, message: Message) -> None:
-        with self._writing:
-            self._output.write(json.dumps(message, separators=(",", ":")) + "\n")
-            self._output.flush()
-
-
-class _Exchange:
-    """One message to the gateway, and what comes back."""
-
-    def __init__(self, profile: Profile, message: Message, version: str) -> None:
-        self._profile, self._message, self._version = profile, message, version
-        self._connection: http.client.HTTPSConnection | None = None
-        self.aborted = False
-
-    def abort(self) -> None:
-        """End it from another thread."""
-        self.aborted = True
-        connection = self._connection
-        if connection is not None and connection.sock is not None:
-            with contextlib.suppress(OSError):
-                connection.sock.shutdown(2)
-
-    def answers(self) -> Iterator[Message]:
-        """Send the message and yield every message of the response.
-
-        Raises:
-            ProfileError: A file of the profile cannot be used.
-            AegisClientError: The gateway refused the message.
-        """
-        self._connection = connection = _connect(self._profile)
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
-            if self.aborted:
-                return
-            body = json.dumps(self._message).encode()
-            connection.request("POST", PATH, body, self._headers())
-            response = connection.getresponse()
-            kind = response.headers.get("content-type", "")
-            if kind.startswith("text/event-stream"):
-                yield from _events(response)
-            elif content := response.read():
-                yield self._answer(json.loads(content), response.status)
-            elif response.status >= 400:
-                raise AegisClientError(f"the gateway answered HTTP {response.status}")
-        finally:
-            connection.close()
+            with self._writing:
+                self._output.write(line)
+                self._output.flush()
+        except (OSError, ValueError):  # the host has gone; it closes our input too
+            self._abort_all()
 
-    def _answer(self, content: Any, status: int) -> Message:
-        """Return a JSON answer; a refusal that is no JSON-RPC becomes an error with its words."""
-        if isinstance(content, dict) and "jsonrpc" in content:
-            if content.get("id") is None:
-                content["id"] = self._message.get("id")
-            return content
-        text = str(content.get("message", "")) if isinstance(content, dict) else ""
-        hint = "; is the token of the profile still good?" if status == 401 else ""
-        raise AegisClientError(f"the gateway answered HTTP {status}: {text}{hint}{self._profile.place}")
+    def _abort_all(self) -> None:
+        for exchange in list(self._under_way.values()):
+            exchange.abort()
 
-    def _headers(self) -> dict[str, str]:
-        headers = {
-            "accept": "application/json, text/event-stream",
-            "content-type": "application/json",
-            "user-agent": "aegis-mcp-stdio",
-        }
-        params = _mapping(self._message, "params")
-        modern = _mapping(params, "_meta").get(_MODERN)
-        method = str(self._message["method"])
-        if isinstance(modern, str):
-            headers |= {"mcp-protocol-version": modern, "mcp-method": method}
-            name = params.get(_NAMED_BY.get(method, ""))
-            if isinstance(name, str):
-                headers["mcp-name"] = _header_value(name)
-        elif self._version and method != "initialize":
-            headers["mcp-protocol-version"] = self._version
-        if token := _token(self._profile):
-            headers["authorization"] = f"Bearer {token}"
-        return headers
+    def _join(self, within_s: float) -> None:
+        end = time.monotonic() + within_s
+        for thread in list(self._under_way):
+            thread.join(max(0.0, end - time.monotonic()))
 
 
-def _connect(profile: Profile) -> http.client.HTTPSConnection:
-    host, _, port = profile.address.rpartition(":")
-    try:
-        context = ssl.create_default_context(cafile=str(profile.ca) if profile.ca else None)
-        if profile.cert is not None:
-            context.load_cert_chain(profile.cert, profile.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ProfileError(f"the certificates cannot be used: {error}{profile.place}") from error
-    connection = _Named(host.strip("[]"), int(port), timeout=_CONNECT_S, context=context)
-    connection.server_name = profile.server_name
-    connection.connect()
-    if connection.sock is not None:
-        connection.sock.settimeout(None)  # a tool may take long; the gateway has the deadline
-    return connection
+def _lines(source: BinaryIO) -> Iterator[bytes | None]:
+    """Give each line that is not empty; None stands for one that is too long."""
+    while line := source.readline(MAX_BYTES + 1):
+        if len(line) > MAX_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = source.readline(MAX_BYTES)
+            yield None
+        elif line.strip():
+            yield line
 
 
-class _Named(http.client.HTTPSConnection):
-    """A connection to a server whose certificate carries another name than its address."""
-
-    server_name = ""
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        context: ssl.SSLContext = self._context  # type: ignore[attr-defined]  # of the base class
-        self.sock = context.wrap_socket(self.sock, server_hostname=self.server_name or self.host)
-
-
-def _events(response: http.client.HTTPResponse) -> Iterator[Message]:
-    data: list[str] = []
-    while line := response.readline(_MAX_LINE_BYTES):
-        text = line.decode().rstrip("\r\n")
-        if text.startswith("data:"):
-            data.append(text[5:].removeprefix(" "))
-        elif not text and data:
-            content, data = "\n".join(data), []
-            if content:
-                yield json.loads(content)
-
-
-def _header_value(text: str) -> str:
-    if _PLAIN.fullmatch(text) and not text.startswith("=?base64?"):
-        return text
-    return f"=?base64?{base64.b64encode(text.encode()).decode()}?="
-
-
-def _token(profile: Profile) -> str:
-    if profile.token_file is None:
-        return profile.token
-    try:
-        return profile.token_file.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        raise ProfileError(f"token_file {profile.token_file} cannot be read{profile.place}") from error
-
-
-def _mapping(message: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = message.get(key)
-    return value if isinstance(value, dict) else {}
+def _identifier(message: Message) -> str | int | None:
+    found = message.get("id")
+    return found if isinstance(found, str | int) and not isinstance(found, bool) else None

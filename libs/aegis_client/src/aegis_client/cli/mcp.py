@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from enum import StrEnum
@@ -42,7 +43,11 @@ def stdio(ctx: typer.Context) -> None:
     """
     from aegis_client.mcp_bridge import Bridge
 
-    Bridge(state_of(ctx).load_profile(), sys.stdout).run(iter(sys.stdin))
+    Bridge(state_of(ctx).load_profile(), sys.stdout.buffer).run(sys.stdin.buffer)
+    try:
+        sys.stdout.flush()
+    except OSError:  # the host has gone; the interpreter would try again, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
