@@ -9,14 +9,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aegis_carbon.adapters.memory_cache import MemoryCache
 from aegis_carbon.adapters.records import UnreadableRecord, from_record, to_record
 from aegis_carbon.adapters.redis_cache import PAUSE_S, RedisCache, connect
-from aegis_carbon.domain.intensity import AverageIntensity, MarginalIntensity, Quality
-from aegis_carbon.domain.providers import CacheEntry, CacheKey, IntensityCache
+from aegis_carbon.domain.intensity import AverageIntensity, Intensity, MarginalIntensity, Quality, Signal
+from aegis_carbon.domain.known import Known
+from aegis_carbon.domain.providers import CacheEntry, CacheKey, IntensityCache, Topic
 from aegis_carbon.testing.clock import ManualClock
+from aegis_carbon.testing.series import series
 from aegis_common.testing.redis import RedisServer
 
 KEY = CacheKey("uk", "GB")
@@ -24,7 +27,7 @@ START = datetime(2026, 3, 4, 10, tzinfo=UTC)
 LONG = timedelta(hours=1)
 
 
-def entry(value: float = 120, fault: str = "") -> CacheEntry:
+def entry(value: float = 120, fault: str = "") -> CacheEntry[Intensity]:
     end = START + timedelta(minutes=30)
     found = AverageIntensity(
         "GB", value, START, end, Quality.FORECAST, "uk", START + timedelta(microseconds=7)
@@ -196,3 +199,32 @@ def test_a_broken_record_is_refused(change: dict[str, Any]) -> None:
 def test_what_is_no_record_is_refused(record: str | bytes) -> None:
     with pytest.raises(UnreadableRecord):
         from_record(record)
+
+
+async def test_series_are_kept_beside_the_present_value(cache: IntensityCache) -> None:
+    values = series([1.25, np.nan, 0.1 + 0.2], zone="GB", signal=Signal.MARGINAL)
+    known = Known(series=values, source="uk", quality=Quality.FORECAST, issued_at=START)
+    key = CacheKey("uk", "GB", Topic.PAST)
+    await cache.put(KEY, entry(), keep=LONG)
+    await cache.put(key, CacheEntry(known, START + LONG), keep=LONG)
+
+    assert entry() == await cache.get(KEY)
+    found = await cache.get(key)
+    assert found is not None
+    assert isinstance(found.value, Known)
+    kept = found.value.series
+    np.testing.assert_array_equal(values.values, kept.values)
+    assert (values.zone, values.signal, values.start, values.step, values.day) == (
+        *(kept.zone, kept.signal, kept.start, kept.step, kept.day),
+    )
+    assert ("uk", Quality.FORECAST, START) == (found.value.source, found.value.quality, found.value.issued_at)
+
+
+@pytest.mark.parametrize("values", ["AAAA", "not base64!", None, ""])
+def test_a_series_that_cannot_be_unpacked_is_refused(values: str | None) -> None:
+    known = Known(series=series([1]), source="uk", quality=Quality.ACTUAL, issued_at=START)
+    data = json.loads(to_record(CacheEntry(known, START)))
+    data["known"]["values"] = values
+
+    with pytest.raises(UnreadableRecord):
+        from_record(json.dumps(data))

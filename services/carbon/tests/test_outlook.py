@@ -9,7 +9,8 @@ import pytest
 
 from aegis_carbon.domain.errors import TooLittleHistory
 from aegis_carbon.domain.intensity import Quality
-from aegis_carbon.domain.outlook import Known, outlook
+from aegis_carbon.domain.known import Known
+from aegis_carbon.domain.outlook import outlook
 from aegis_carbon.testing.series import HALF_HOUR, MONDAY, series, weeks
 
 NOW = MONDAY + timedelta(days=70, minutes=10)

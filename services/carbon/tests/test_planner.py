@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from aegis_carbon.domain.errors import InfeasibleJob
 from aegis_carbon.domain.intensity import Quality, Signal
-from aegis_carbon.domain.outlook import Known, Outlook, outlook
+from aegis_carbon.domain.known import Known
+from aegis_carbon.domain.outlook import Outlook, outlook
 from aegis_carbon.domain.planner import Interruption, Job, PowerStep, Span, plan
 from aegis_carbon.testing.series import HALF_HOUR, MONDAY, series, weeks
 from aegis_common.errors import InvalidArgument

@@ -298,7 +298,8 @@ async def test_decisions_and_questions_are_counted(
     lines = [line for line in text.splitlines() if line.startswith("carbon_")]
 
     assert any(
-        'carbon_provider_requests_total{outcome="http_400",provider="uk"} 1.0' in line for line in lines
+        'carbon_provider_requests_total{outcome="http_400",provider="uk",topic="present"} 1.0' in line
+        for line in lines
     )
     assert any('quality="synthetic"' in line and 'source="replay"' in line for line in lines)
     assert any('quality="none"' in line and 'reason="no_data"' in line for line in lines)

@@ -72,3 +72,24 @@ def test_an_impossible_value_is_refused(values: list[float]) -> None:
 def test_a_step_that_does_not_divide_a_day_is_refused() -> None:
     with pytest.raises(ValueError, match="does not divide a day"):
         series([1], step=timedelta(minutes=7))
+
+
+def test_another_step_has_the_means_and_no_value_made_up() -> None:
+    finer = series([1, 3, np.nan, 5]).at_step(timedelta(minutes=15))
+    coarser = series([1, 3, np.nan, 5, 7]).at_step(HOUR)
+
+    np.testing.assert_array_equal([1, 1, 3, 3, np.nan, np.nan, 5, 5], finer.values)
+    np.testing.assert_array_equal([2, np.nan, np.nan], coarser.values)
+    assert (HOUR, MONDAY) == (coarser.step, coarser.start)
+
+
+def test_a_replay_that_runs_fast_has_short_days() -> None:
+    second = timedelta(seconds=1)
+
+    found = IntensitySeries.of(
+        [slot(MONDAY, 3, minutes=1 / 48), slot(MONDAY + 1.25 * second, 4, minutes=1 / 48)],
+        day=timedelta(minutes=1),
+    )
+
+    assert (1.25 * second, 48, 0.5) == (found.step, found.per_day, found.hours)
+    assert [3, 4] == found.values.tolist()

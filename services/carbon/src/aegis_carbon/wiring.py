@@ -19,8 +19,10 @@ from aegis_carbon.adapters.retrying import RetryingProvider
 from aegis_carbon.adapters.series import read_series
 from aegis_carbon.adapters.uk import NATIONAL, UkProvider
 from aegis_carbon.domain.advisor import CarbonAdvisor
+from aegis_carbon.domain.asking import Asking, LookupPolicy
 from aegis_carbon.domain.catalog import ZoneCatalog
-from aegis_carbon.domain.lookup import IntensityLookup, LookupPolicy
+from aegis_carbon.domain.lookup import IntensityLookup
+from aegis_carbon.domain.outlooks import OutlookLookup
 from aegis_carbon.domain.providers import IntensityCache, IntensityProvider
 from aegis_carbon.settings import IntensitySettings
 from aegis_common.clock import Clock, utc_now
@@ -37,7 +39,10 @@ class Carbon:
     """The carbon service without its transport."""
 
     advisor: CarbonAdvisor
+    catalog: ZoneCatalog
     lookup: IntensityLookup
+    outlooks: OutlookLookup
+    clock: Clock
 
 
 @asynccontextmanager
@@ -67,9 +72,12 @@ async def carbon(
         policy = LookupPolicy(
             settings.cache_ttl, settings.max_stale, settings.failure_pause, settings.provider_budget
         )
-        lookup = IntensityLookup(providers, cache, policy=policy, clock=clock, observer=counters)
-        stack.push_async_callback(lookup.close)
-        yield Carbon(CarbonAdvisor(catalog, lookup, clock=clock, observer=counters), lookup)
+        asking = Asking(cache, policy=policy, clock=clock, observer=counters)
+        stack.push_async_callback(asking.close)
+        lookup = IntensityLookup(providers, asking, policy=policy, clock=clock)
+        outlooks = OutlookLookup(providers, asking, policy=policy, clock=clock)
+        advisor = CarbonAdvisor(catalog, lookup, clock=clock, observer=counters)
+        yield Carbon(advisor, catalog, lookup, outlooks, clock)
 
 
 async def _provider(

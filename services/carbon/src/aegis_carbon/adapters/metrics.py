@@ -25,7 +25,7 @@ class Counters:
         )
 
     def asked(self, key: CacheKey, outcome: str) -> None:
-        self._requests.add(1, {"provider": key.provider, "outcome": outcome})
+        self._requests.add(1, {"provider": key.provider, "topic": key.topic.value, "outcome": outcome})
 
     def decided(self, decision: Decision) -> None:
         self._decisions.add(

@@ -1,34 +1,43 @@
-"""The stored form of a cache entry: JSON with a schema version."""
+"""The stored form of a cache entry: JSON with a schema version; the values of a series packed."""
 
 from __future__ import annotations
 
+import base64
 import json
-from datetime import datetime
+import zlib
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+import numpy as np
+
 from aegis_carbon.domain.intensity import INTENSITY_TYPES, Intensity, Quality, Signal
+from aegis_carbon.domain.known import Known
 from aegis_carbon.domain.providers import CacheEntry
+from aegis_carbon.domain.timeseries import IntensitySeries
 
 SCHEMA_VERSION: Final = 1
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MOST_BYTES: Final = 8 << 20
 
 
 class UnreadableRecord(ValueError):
     """The record is broken, or of a schema version that this reader does not know."""
 
 
-def to_record(entry: CacheEntry) -> str:
+def to_record(entry: CacheEntry[Intensity] | CacheEntry[Known]) -> str:
     return json.dumps(
         {
             "schema_version": SCHEMA_VERSION,
             "ask_after": entry.ask_after.isoformat(),
             "fault": entry.fault,
-            "intensity": _intensity_record(entry.intensity) if entry.intensity else None,
+            "intensity": _intensity_record(entry.value) if isinstance(entry.value, Intensity) else None,
+            "known": _known_record(entry.value) if isinstance(entry.value, Known) else None,
         },
         separators=(",", ":"),
     )
 
 
-def from_record(record: str | bytes) -> CacheEntry:
+def from_record(record: str | bytes) -> CacheEntry[Any]:
     """Read what `to_record` wrote.
 
     Raises:
@@ -39,13 +48,12 @@ def from_record(record: str | bytes) -> CacheEntry:
         version = data["schema_version"]
         if version != SCHEMA_VERSION:
             raise UnreadableRecord(f"record has schema version {version}; this reader knows {SCHEMA_VERSION}")
-        intensity = data["intensity"]
+        intensity, known = data["intensity"], data.get("known")
+        value = _intensity(intensity) if intensity is not None else None
         return CacheEntry(
-            _intensity(intensity) if intensity is not None else None,
-            _moment(data["ask_after"]),
-            str(data["fault"]),
+            _known(known) if known is not None else value, _moment(data["ask_after"]), str(data["fault"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
         if isinstance(error, UnreadableRecord):
             raise
         raise UnreadableRecord("record cannot be read") from error
@@ -73,6 +81,42 @@ def _intensity(data: dict[str, Any]) -> Intensity:
         quality=Quality(data["quality"]),
         source=str(data["source"]),
         fetched_at=_moment(data["fetched_at"]),
+    )
+
+
+def _known_record(known: Known) -> dict[str, Any]:
+    series = known.series
+    return {
+        "zone": series.zone,
+        "signal": series.signal.value,
+        "start": series.start.isoformat(),
+        "step_us": series.step // _MICROSECOND,
+        "day_us": series.day // _MICROSECOND,
+        "values": base64.b64encode(zlib.compress(series.values.astype("<f8").tobytes(), 1)).decode(),
+        "source": known.source,
+        "quality": known.quality.value,
+        "issued_at": known.issued_at.isoformat(),
+    }
+
+
+def _known(data: dict[str, Any]) -> Known:
+    unpacking = zlib.decompressobj()
+    packed = unpacking.decompress(base64.b64decode(data["values"], validate=True), _MOST_BYTES)
+    if not unpacking.eof:
+        raise ValueError("values are cut off, or too many")
+    series = IntensitySeries(
+        zone=str(data["zone"]),
+        signal=Signal(data["signal"]),
+        start=_moment(data["start"]),
+        step=int(data["step_us"]) * _MICROSECOND,
+        day=int(data["day_us"]) * _MICROSECOND,
+        values=np.frombuffer(packed, "<f8").astype(np.float64),
+    )
+    return Known(
+        series=series,
+        source=str(data["source"]),
+        quality=Quality(data["quality"]),
+        issued_at=_moment(data["issued_at"]),
     )
 
 

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from aegis_carbon.adapters.memory_cache import MemoryCache
 from aegis_carbon.adapters.records import UnreadableRecord, from_record, to_record
-from aegis_carbon.domain.providers import CacheEntry, CacheKey
+from aegis_carbon.domain.providers import CacheEntry, CacheKey, Topic
 from aegis_common.clock import Clock
 
 TIMEOUT_S: Final = 0.5
@@ -59,7 +59,7 @@ class RedisCache:
         self._on_fault = on_fault
         self._paused_until = 0.0
 
-    async def get(self, key: CacheKey) -> CacheEntry | None:
+    async def get(self, key: CacheKey) -> CacheEntry[Any] | None:
         record = await self._try("get", lambda: self._redis.get(_name("entry", key)))
         if record is AWAY:
             return await self._memory.get(key)
@@ -71,7 +71,7 @@ class RedisCache:
             self._on_fault("decode")
             return None
 
-    async def put(self, key: CacheKey, entry: CacheEntry, *, keep: timedelta) -> None:
+    async def put(self, key: CacheKey, entry: CacheEntry[Any], *, keep: timedelta) -> None:
         await self._memory.put(key, entry, keep=keep)
         name, record = _name("entry", key), to_record(entry)
         await self._try("put", lambda: self._redis.set(name, record, px=_milliseconds(keep)))
@@ -108,7 +108,8 @@ class RedisCache:
 
 
 def _name(kind: str, key: CacheKey) -> str:
-    return f"carbon:{kind}:{key.provider}:{key.zone}"
+    topic = "" if key.topic is Topic.PRESENT else f":{key.topic.value}"
+    return f"carbon:{kind}:{key.provider}:{key.zone}{topic}"
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from aegis_carbon.domain.providers import Capabilities, ProviderZone
 from aegis_common.clock import Clock
 
 NAME: Final = "replay"
+_ANY_TIME: Final = timedelta(days=10_000)
 PACKAGED: Final = Path(__file__).parent.parent / "data" / "synthetic_week.csv"
 """The series that ships with the package: made up, and labelled so."""
 
@@ -30,17 +32,32 @@ class ReplayProvider:
         self._make = INTENSITY_TYPES[series.signal]
         self.zones = tuple(ProviderZone(zone, name, series.signal) for zone, name in series.names.items())
         self.capabilities = Capabilities(
-            live=False, qualities=frozenset({series.kind, self._quality(shifted=True)})
+            live=False,
+            qualities=frozenset({series.kind, self._quality(shifted=True)}),
+            history=_ANY_TIME,
         )
 
     async def current(self, zone: str) -> Intensity | None:
         """See `IntensityProvider.current`."""
-        now = self._clock()
-        recorded, shifted = self._series.slot(now)
+        return self._at(zone, self._clock())
+
+    async def past(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
+        """See `IntensityProvider.past`: the series as it repeats."""
+        step, end = self._series.step, min(end, self._clock())
+        first = start - (start - self._series.start) % step
+        found = (self._at(zone, first + number * step) for number in range(-((first - end) // step)))
+        return [slot for slot in found if slot is not None and slot.end <= end]
+
+    async def ahead(self, zone: str) -> list[Intensity]:  # noqa: ARG002
+        """See `IntensityProvider.ahead`: none, for a series that knows its own future would flatter plans."""
+        return []
+
+    def _at(self, zone: str, moment: datetime) -> Intensity | None:
+        recorded, shifted = self._series.slot(moment)
         value = self._series.values[zone].get(recorded)
         if value is None:
             return None
-        start = now - (now - self._series.start) % self._series.step
+        start = moment - (moment - self._series.start) % self._series.step
         return self._make(
             zone=zone,
             g_per_kwh=value,
@@ -48,7 +65,7 @@ class ReplayProvider:
             end=start + self._series.step,
             quality=self._quality(shifted=shifted),
             source=NAME,
-            fetched_at=now,
+            fetched_at=self._clock(),
         )
 
     def _quality(self, *, shifted: bool) -> Quality:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
 from aegis_carbon.domain.intensity import Intensity
 from aegis_carbon.domain.providers import Capabilities, IntensityProvider, ProviderError, ProviderZone
+
+T = TypeVar("T")
 
 ATTEMPTS: Final = 3
 _BACKOFF: Final = wait_random_exponential(multiplier=0.2, max=2)
@@ -43,13 +46,24 @@ class RetryingProvider:
 
     async def current(self, zone: str) -> Intensity | None:
         """See `IntensityProvider.current`."""
+        return await self._tried(partial(self._inner.current, zone))
+
+    async def past(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
+        """See `IntensityProvider.past`."""
+        return await self._tried(partial(self._inner.past, zone, start, end))
+
+    async def ahead(self, zone: str) -> list[Intensity]:
+        """See `IntensityProvider.ahead`."""
+        return await self._tried(partial(self._inner.ahead, zone))
+
+    async def _tried(self, question: Callable[[], Awaitable[T]]) -> T:
         attempts = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, ProviderError) and error.retryable),
             wait=_wait,
             stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(self._budget),
             reraise=True,
         )
-        result: Intensity | None = await attempts(self._inner.current, zone)
+        result: T = await attempts(question)
         return result
 
 

@@ -12,13 +12,16 @@ from typing import Any, Final
 
 import httpx
 
-from aegis_carbon.domain.intensity import LONGEST_SLOT, AverageIntensity, Quality
+from aegis_carbon.domain.intensity import LONGEST_SLOT, AverageIntensity, Intensity, Quality
 from aegis_carbon.domain.providers import Capabilities, ProviderError, ProviderZone
 from aegis_common.clock import Clock
 
 NAME: Final = "uk"
 MAX_ANSWER_BYTES: Final = 1 << 20
 NATIONAL: Final = "GB"
+_LONGEST_RANGE: Final = timedelta(days=13)
+"""Less than the 14 days that the API takes: it begins with the slot before."""
+_FORM: Final = "%Y-%m-%dT%H:%MZ"
 
 _REGIONS: Final = {
     "GB-north-scotland": (1, "North Scotland"),
@@ -51,7 +54,12 @@ class UkProvider:
     """
 
     name = NAME
-    capabilities = Capabilities(live=True, qualities=frozenset({Quality.ACTUAL, Quality.FORECAST}))
+    capabilities = Capabilities(
+        live=True,
+        qualities=frozenset({Quality.ACTUAL, Quality.FORECAST}),
+        history=timedelta(days=365),
+        forecast=timedelta(hours=48),
+    )
     zones = (
         ProviderZone(NATIONAL, "Great Britain"),
         *(ProviderZone(zone, f"{name}, Great Britain") for zone, (_, name) in _REGIONS.items()),
@@ -65,9 +73,26 @@ class UkProvider:
     async def current(self, zone: str) -> AverageIntensity | None:
         """See `IntensityProvider.current`."""
         path = "intensity" if zone == NATIONAL else f"regional/regionid/{_REGIONS[zone][0]}"
-        answer = await self._get(path)
+        return _present(await self._slots(zone, path), self._clock())
+
+    async def past(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
+        """See `IntensityProvider.past`; regions have no measured values, only what was forecast last."""
+        now, found = self._clock(), list[Intensity]()
+        while start < min(end, now):
+            until = min(end, now, start + _LONGEST_RANGE)
+            found += await self._slots(zone, _span(zone, start, until.strftime(_FORM)))
+            start = until
+        kept = (slot for slot in found if slot.end <= now)
+        return [slot for slot in kept if zone != NATIONAL or slot.quality is Quality.ACTUAL]
+
+    async def ahead(self, zone: str) -> list[Intensity]:
+        """See `IntensityProvider.ahead`."""
         now = self._clock()
-        return _present(_intensities(zone, answer, now), now)
+        found = await self._slots(zone, _span(zone, now, "fw48h"))
+        return [slot for slot in found if slot.end > now]
+
+    async def _slots(self, zone: str, path: str) -> list[AverageIntensity]:
+        return _intensities(zone, await self._get(path), self._clock())
 
     async def _get(self, path: str) -> Any:
         try:
@@ -82,6 +107,13 @@ class UkProvider:
         if response.status_code != httpx.codes.OK:
             raise _status_error(path, response, body, self._clock())
         return _parsed(path, body)
+
+
+def _span(zone: str, start: datetime, until: str) -> str:
+    begin = start.astimezone(UTC).strftime(_FORM)
+    if zone == NATIONAL:
+        return f"intensity/{begin}/{until}"
+    return f"regional/intensity/{begin}/{until}/regionid/{_REGIONS[zone][0]}"
 
 
 async def _bounded(response: httpx.Response) -> bytes:

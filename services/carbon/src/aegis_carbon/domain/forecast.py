@@ -11,28 +11,31 @@ The bands are quantiles of what the same method got wrong in the last 30 days, f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aegis_carbon.domain.errors import TooLittleHistory
-from aegis_carbon.domain.timeseries import DAY, IntensitySeries, Values
+from aegis_carbon.domain.timeseries import IntensitySeries, Values
 
 ALL_DAYS: Final = (7, 14, 21)
 SAME_KIND: Final = (5, 7, 10)
 LEFT_AFTER_AN_HOUR: Final = 0.98**2
 """Share of a difference from the profile that is left an hour later."""
-LONGEST_LOOK: Final = timedelta(days=42)
-"""Days before this are not looked at."""
+LONGEST_LOOK: Final = 42
+"""Days that are looked at."""
+USEFUL_DAYS: Final = 75
+"""Days of history beyond which more changes nothing: those looked at, and those judged by."""
 BAND: Final = (0.1, 0.9)
 """Quantiles of the band: four of five values should lie in it."""
-_JUDGED: Final = timedelta(days=30)
-_JUDGED_EVERY: Final = timedelta(hours=6)
+_JUDGED_DAYS: Final = 30
+_JUDGED_PER_DAY: Final = 4
 _LEAST_JUDGED: Final = 8
 _WIDE: Final = 0.5
 _POOLED_HOURS: Final = 1.0
+_MONDAY: Final = datetime(1970, 1, 5, tzinfo=UTC)
 _SATURDAY: Final = 5
 
 Indices = NDArray[np.int64]
@@ -55,6 +58,27 @@ class Forecast:
     low: Values
     high: Values
     errors: Values
+
+    @classmethod
+    def unproven(cls, series: IntensitySeries) -> Forecast:
+        """Return one of a method whose errors are not known: with a wide band."""
+        values = series.values
+        return cls(
+            mean=series,
+            low=values * (1 - _WIDE),
+            high=values * (1 + _WIDE),
+            errors=np.zeros((0, len(values))),
+        )
+
+    def beginning(self, start: datetime) -> Forecast:
+        """Return the slots from *start* on, which is the start of one of them."""
+        skipped = (start - self.mean.start) // self.mean.step
+        return Forecast(
+            mean=self.mean.between(start, self.mean.end),
+            low=self.low[skipped:],
+            high=self.high[skipped:],
+            errors=self.errors[:, skipped:],
+        )
 
 
 def forecast(history: IntensitySeries, until: datetime) -> Forecast:
@@ -79,7 +103,12 @@ def forecast(history: IntensitySeries, until: datetime) -> Forecast:
     errors = _errors(past, slots)
     low, high = _band(past, errors, mean)
     series = IntensitySeries(
-        zone=history.zone, signal=history.signal, start=history.end, step=history.step, values=mean
+        zone=history.zone,
+        signal=history.signal,
+        start=history.end,
+        step=history.step,
+        values=mean,
+        day=history.day,
     )
     return Forecast(mean=series, low=low, high=high, errors=errors[~np.isnan(errors).any(axis=1)])
 
@@ -106,9 +135,8 @@ class _Past:
 
     @classmethod
     def of(cls, history: IntensitySeries, slots: int) -> _Past:
-        midnight = history.start.replace(hour=0, minute=0, second=0, microsecond=0)
-        numbers = np.arange(len(history.values) + slots) + (history.start - midnight) // history.step
-        weekday = (history.start.weekday() + numbers // history.per_day) % 7
+        numbers = np.arange(len(history.values) + slots) + (history.start - _MONDAY) // history.step
+        weekday = numbers // history.per_day % 7
         return cls(history.values, weekday >= _SATURDAY, history.per_day, history.hours)
 
     @property
@@ -130,7 +158,7 @@ class _Past:
         # A slot of the second day may look only at days that lie before the origin.
         back = np.arange(slots) // self.per_day * self.per_day
         sums = [_Mean(days, targets.shape) for days in (*ALL_DAYS, *SAME_KIND)]
-        for day in range(1, LONGEST_LOOK // DAY + 1):
+        for day in range(1, LONGEST_LOOK + 1):
             earlier = targets - back - day * self.per_day
             if day <= max(ALL_DAYS):
                 for mean in sums[: len(ALL_DAYS)]:
@@ -189,9 +217,8 @@ def _band(past: _Past, errors: Values, mean: Values) -> tuple[Values, Values]:
 
 def _errors(past: _Past, slots: int) -> Values:
     """Return measured minus expected of the last month: forecasts by slots, NaN where not known yet."""
-    step = timedelta(hours=past.hours)
-    first = max(past.per_day, past.length - _JUDGED // step - slots)
-    origins = np.arange(first, past.length, _JUDGED_EVERY // step or 1)
+    first = max(past.per_day, past.length - _JUDGED_DAYS * past.per_day - slots)
+    origins = np.arange(first, past.length, max(1, past.per_day // _JUDGED_PER_DAY))
     targets = origins[:, None] + np.arange(slots)
     measured = np.where(targets < past.length, past.values[np.minimum(targets, past.length - 1)], np.nan)
     return measured - past.forecasts(origins, slots)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from aegis_carbon.domain.forecast import forecast
+from aegis_carbon.domain.errors import TooLittleHistory
+from aegis_carbon.domain.forecast import Forecast, forecast
 from aegis_carbon.domain.intensity import Quality, Signal
+from aegis_carbon.domain.known import Known
 from aegis_carbon.domain.timeseries import IntensitySeries, Values
 
 IN_HOUSE: Final = "aegis"
@@ -64,61 +67,63 @@ class Outlook:
         return self.series.signal
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Known:
-    """Values that somebody gave, with NaN where they did not.
-
-    Attributes:
-        series: The values.
-        source: Provider.
-        quality: How they came about.
-        issued_at: When they were given, UTC.
-    """
-
-    series: IntensitySeries
-    source: str
-    quality: Quality
-    issued_at: datetime
-
-
-def outlook(past: Known, ahead: Known | None, *, now: datetime, until: datetime) -> Outlook:
+def outlook(past: Known | None, ahead: Known | None, *, now: datetime, until: datetime) -> Outlook:
     """Return the slots from that around *now* to *until*: measured, else the provider's forecast, else ours.
 
     Args:
-        past: What was measured.
-        ahead: The provider's own forecast, if it has one; of the same step as *past*.
+        past: What was measured, if anything.
+        ahead: The provider's own forecast, if it has one.
         now: Present time, UTC.
         until: End of the outlook.
 
     Raises:
         TooLittleHistory: There is neither a forecast for all slots nor enough history to make one.
     """
-    step = past.series.step
-    start = past.series.start + past.series.index(now) * step
-    measured = past.series.between(start, until)
-    given = None if ahead is None else ahead.series.between(start, until)
-    history = past.series.between(past.series.start, min(past.series.end, start))
-    ours = forecast(history, until)
-    skipped = (start - ours.mean.start) // step
-    own = ours.mean.values[skipped:]
-    values, choice = own.copy(), np.full(len(own), 2)
-    for number, series in ((1, given), (0, measured)):
-        if series is not None:
-            known = ~np.isnan(series.values)
-            values[known], choice[known] = series.values[known], number
-    sources = (past, ahead, Known(series=ours.mean, source=IN_HOUSE, quality=Quality.FORECAST, issued_at=now))
-    low = np.where(choice > 0, values + np.minimum(0.0, ours.low[skipped:] - own), values)
-    high = np.where(choice > 0, values + np.maximum(0.0, ours.high[skipped:] - own), values)
-    series = IntensitySeries(
-        zone=past.series.zone, signal=past.series.signal, start=start, step=step, values=values
-    )
+    known = past or ahead
+    if known is None:
+        raise TooLittleHistory("there is neither a forecast nor a history to make one from")
+    grid = known.series
+    start = grid.start + grid.index(now) * grid.step
+    given = [None if item is None else _laid_out(item, grid.step, start, until) for item in (past, ahead)]
+    ours = _ours(past, given[1], start, until)
+    values, choice = ours.mean.values.copy(), np.full(len(ours.mean.values), 2)
+    for number in (1, 0):
+        if (row := given[number]) is not None:
+            filled = ~np.isnan(row.values)
+            values[filled], choice[filled] = row.values[filled], number
+    uncertain = choice > 0
+    low = values + np.where(uncertain, np.minimum(0.0, ours.low - ours.mean.values), 0.0)
+    high = values + np.where(uncertain, np.maximum(0.0, ours.high - ours.mean.values), 0.0)
+    series = replace(ours.mean, values=values)
+    own = Known(series=ours.mean, source=IN_HOUSE, quality=Quality.FORECAST, issued_at=now)
     return Outlook(
         series=series,
         low=np.maximum(0.0, low),
         high=high,
-        errors=np.where(choice > 0, ours.errors[:, skipped:], 0.0),
-        parts=_parts(series, choice, sources),
+        errors=np.where(uncertain, ours.errors, 0.0),
+        parts=_parts(series, choice, (past, ahead, own)),
     )
+
+
+def _laid_out(known: Known, step: timedelta, start: datetime, until: datetime) -> IntensitySeries:
+    series = known.series.at_step(step)
+    slots = -((start - until) // step)
+    moved = (start - series.start) % step
+    if moved:  # its slots begin at other moments: each counts for the one that it begins in
+        series = replace(series, start=series.start + moved - step)
+    return series.between(start, start + slots * step)
+
+
+def _ours(past: Known | None, given: IntensitySeries | None, start: datetime, until: datetime) -> Forecast:
+    """Return our forecast from *start* on; where *given* has no gap, it will do without one."""
+    whole = given is not None and not np.isnan(given.values).any()
+    if past is not None:
+        history = past.series.between(past.series.start, min(past.series.end, start))
+        with suppress(*((TooLittleHistory,) if whole else ())):
+            return forecast(history, until).beginning(start)
+    if given is None or not whole:
+        raise TooLittleHistory("there is no history to make a forecast from, and the provider's has gaps")
+    return Forecast.unproven(given)
 
 
 def _parts(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
 
 from aegis_carbon.domain.intensity import Intensity, Quality, Signal
 from aegis_carbon.domain.schedule import Decision
+from aegis_carbon.domain.timeseries import DAY
 
 
 class ProviderError(Exception):
@@ -47,10 +49,16 @@ class Capabilities:
         live: True when it asks somebody else over a network: its answers are cached and may be stale.
             False for a series at hand, which is a profile to fall back on.
         qualities: The labels that its values may carry.
+        history: How far back `past` reaches; zero: not at all.
+        forecast: How far ahead `ahead` reaches at best; zero: not at all.
+        day: Length of a day of its series; shorter than 24 h in a replay that runs fast.
     """
 
     live: bool
     qualities: frozenset[Quality]
+    history: timedelta = timedelta(0)
+    forecast: timedelta = timedelta(0)
+    day: timedelta = DAY
 
 
 class IntensityProvider(Protocol):
@@ -75,18 +83,46 @@ class IntensityProvider(Protocol):
             ProviderError: The provider did not give a proper answer.
         """
 
+    async def past(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
+        """Return the slots that touch the span from *start* to *end* and have passed, as far as it has them.
+
+        They are what it takes for the truth: measured, or estimated where it measures nothing. In any order;
+        gaps are left out.
+
+        Raises:
+            ProviderError: The provider did not give a proper answer.
+        """
+
+    async def ahead(self, zone: str) -> list[Intensity]:
+        """Return its forecast: the slots that have not ended, as far as it has them, in any order.
+
+        Raises:
+            ProviderError: The provider did not give a proper answer.
+        """
+
+
+T = TypeVar("T")
+
+
+class Topic(Enum):
+    """What a provider was asked about a zone."""
+
+    PRESENT = "present"
+    PAST = "past"
+    AHEAD = "ahead"
+
 
 @dataclass(frozen=True, slots=True)
-class CacheEntry:
+class CacheEntry(Generic[T]):
     """What is remembered of one zone of one provider.
 
     Attributes:
-        intensity: The last good value, however old; None when there never was one.
+        value: The last good answer, however old; None when there never was one.
         ask_after: The provider is not asked before this moment.
-        fault: What the last request came to; empty when it gave `intensity`.
+        fault: What the last request came to; empty when it gave `value`.
     """
 
-    intensity: Intensity | None
+    value: T | None
     ask_after: datetime
     fault: str = ""
 
@@ -95,14 +131,16 @@ class CacheEntry:
 class CacheKey:
     provider: str
     zone: str
+    topic: Topic = Topic.PRESENT
 
 
 class IntensityCache(Protocol):
     """Shared memory of the last answers. It never fails: without its store, it has nothing."""
 
-    async def get(self, key: CacheKey) -> CacheEntry | None: ...
+    async def get(self, key: CacheKey) -> CacheEntry[Any] | None:
+        """Return the entry; its value is an `Intensity` for the present, else a `Known`."""
 
-    async def put(self, key: CacheKey, entry: CacheEntry, *, keep: timedelta) -> None:
+    async def put(self, key: CacheKey, entry: CacheEntry[Any], *, keep: timedelta) -> None:
         """Remember *entry* for *keep*."""
 
     async def acquire(self, key: CacheKey, *, hold: timedelta) -> str | None:

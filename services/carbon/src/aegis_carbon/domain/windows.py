@@ -64,7 +64,8 @@ class Costs:
         starts = np.concatenate(([earliest], heads))
         if duration % 1:
             tails = np.arange(np.ceil(earliest + duration), np.floor(latest + duration) + 1) - duration
-            starts = np.sort(np.concatenate((starts, tails, [latest])))
+            # An end less a duration may miss its start by a rounding.
+            starts = np.sort(np.clip(np.concatenate((starts, tails, [latest])), earliest, latest))
         elif latest % 1:
             starts = np.append(starts, latest)
         return float(starts[self.runs(starts, duration).argmin()])
@@ -107,7 +108,7 @@ class Costs:
         costs = np.where(np.isnan(starts), np.inf, costs)
         # Of equal costs the earlier start: the first entry is the earliest, the others have no order.
         least = costs == costs.min(axis=-1, keepdims=True)
-        return np.asarray(np.where(least, starts, np.inf).min(axis=-1))
+        return np.asarray(np.clip(np.where(least, starts, np.inf).min(axis=-1), earliest, latest))
 
     def _between(self, prefix: Values, start: Values, end: Values) -> Values:
         return np.interp(end, self._edges, prefix) - np.interp(start, self._edges, prefix)

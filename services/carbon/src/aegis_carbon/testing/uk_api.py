@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
@@ -45,6 +45,11 @@ class Request:
     headers: Mapping[str, str]
 
 
+def moment(text: str) -> datetime:
+    """Return a time as the API writes it."""
+    return datetime.strptime(text, _FORM).replace(tzinfo=UTC)
+
+
 def row(start: datetime, *, length: timedelta = SLOT, **intensity: Any) -> dict[str, Any]:
     """Return a slot as the API writes it; *intensity* holds `forecast` and, nationally, `actual`."""
     return {
@@ -60,7 +65,7 @@ def national(start: datetime, **intensity: Any) -> Answer:
 
 
 class UkApi:
-    """Gives the answers of `script` in turn, and then `default` for ever.
+    """Gives the answers of `script` in turn, then what `answer` says of a request, or else `default`.
 
     Attributes:
         url: For `CARBON_API_URL`.
@@ -71,8 +76,15 @@ class UkApi:
         self.url: Final = url
         self.default = Answer({"data": []})
         self.script: list[Answer] = []
+        self.answer: Callable[[Request], Answer] | None = None
         self.requests: list[Request] = []
         self.stopped: Final = threading.Event()
+
+    def next_answer(self) -> Answer:
+        """Return what the last request gets: the script's next, else what `answer` says, else the default."""
+        if self.script:
+            return self.script.pop(0)
+        return self.answer(self.requests[-1]) if self.answer is not None else self.default
 
     @classmethod
     @contextmanager
@@ -102,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # the name that http.server calls
         api = self.server.api
         api.requests.append(Request(self.path, {name.lower(): text for name, text in self.headers.items()}))
-        answer = api.script.pop(0) if api.script else api.default
+        answer = api.next_answer()
         if answer.chunks == 1:
             api.stopped.wait(answer.delay_s)
         with suppress(OSError):  # the caller may have hung up

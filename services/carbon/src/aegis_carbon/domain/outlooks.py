@@ -1,0 +1,163 @@
+"""Finds what is expected of a zone: its history and its provider's forecast, cached, and ours beyond."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+from aegis_carbon.domain.asking import Asking, LookupPolicy, Question
+from aegis_carbon.domain.catalog import Zone
+from aegis_carbon.domain.errors import TooLittleHistory, no_intensity_data
+from aegis_carbon.domain.forecast import USEFUL_DAYS
+from aegis_carbon.domain.known import Known
+from aegis_carbon.domain.outlook import Outlook, outlook
+from aegis_carbon.domain.providers import CacheEntry, CacheKey, IntensityProvider, Topic
+from aegis_common.clock import Clock
+
+LONGEST_DAYS: Final = 7
+"""Days that an outlook reaches ahead at most."""
+_AT_LEAST_DAYS: Final = 2
+_CHUNK_DAYS: Final = 14
+"""Days of history that one question is about; the rest follows with the next ones."""
+_REVISED_DAYS: Final = 1
+"""Measured values are still revised for so long."""
+_SLOWER: Final = 3
+"""Histories and forecasts change more slowly than the present value."""
+_MOST_KEPT: Final = 64
+
+
+class OutlookLookup:
+    """Asks the providers of a zone in order of preference: the first that has a history, and a forecast.
+
+    Args:
+        providers: All of them.
+        asking: Puts the questions.
+        policy: How long answers last.
+        clock: Present time.
+    """
+
+    def __init__(
+        self, providers: Iterable[IntensityProvider], asking: Asking, *, policy: LookupPolicy, clock: Clock
+    ) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+        self._asking = asking
+        self._policy = policy
+        self._clock = clock
+        self._made: dict[tuple[object, ...], Outlook] = {}
+
+    async def get(self, zone: Zone, *, until: datetime, within: float) -> Outlook:
+        """Return what is expected of *zone* from now to *until* at least.
+
+        Args:
+            zone: From the catalogue.
+            until: Not further ahead than `LONGEST_DAYS`.
+            within: Seconds that the caller can wait.
+
+        Raises:
+            NoIntensityData: No provider has a forecast, nor enough history to make one.
+        """
+        past, ahead = await asyncio.gather(
+            self._first(zone, Topic.PAST, within), self._first(zone, Topic.AHEAD, within)
+        )
+        now = self._clock()
+        try:
+            return await self._outlook(past, ahead, now, until)
+        except TooLittleHistory as error:
+            faults = dict.fromkeys(zone.providers, "neither forecast nor a day of history")
+            raise no_intensity_data(zone.id, faults, retry_after=self._policy.pause) from error
+
+    async def _outlook(
+        self, past: Known | None, ahead: Known | None, now: datetime, until: datetime
+    ) -> Outlook:
+        known = past or ahead
+        if known is None:
+            raise TooLittleHistory("no provider has anything")
+        series = known.series
+        days = -((now - until) // series.day)
+        reach = max(_AT_LEAST_DAYS, days + (0 if days <= _AT_LEAST_DAYS else 1))
+        key = (series.zone, series.index(now), reach, *map(self._mark, (past, ahead)))
+        if key not in self._made:
+            # Off the loop: it takes some ten milliseconds.
+            found = await asyncio.to_thread(outlook, past, ahead, now=now, until=now + reach * series.day)
+            if len(self._made) >= _MOST_KEPT:
+                self._made.pop(next(iter(self._made)))
+            self._made[key] = found
+        return self._made[key]
+
+    def _mark(self, known: Known | None) -> tuple[object, ...]:
+        """Return what tells this answer from the one before."""
+        if known is None:
+            return ()
+        # What is at hand is asked for each time, and does not change.
+        issued = known.issued_at if self._providers[known.source].capabilities.live else None
+        return issued, known.source, known.series.start, known.series.end
+
+    async def _first(self, zone: Zone, topic: Topic, within: float) -> Known | None:
+        able = [name for name in zone.providers if self._can(name, topic)]
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
+        for index, name in enumerate(able):
+            wait = max(0.0, deadline - loop.time()) / (len(able) - index)
+            found = await self._known(CacheKey(name, zone.id, topic), wait)
+            if found is not None:
+                return found
+        return None
+
+    def _can(self, name: str, topic: Topic) -> bool:
+        able = self._providers[name].capabilities
+        return bool(able.history if topic is Topic.PAST else able.forecast)
+
+    async def _known(self, key: CacheKey, wait: float) -> Known | None:
+        question = self._past(key) if key.topic is Topic.PAST else self._ahead(key)
+        if not self._providers[key.provider].capabilities.live:
+            return (await self._asking.at_once(key, question)).value
+        entry = await self._asking.answer(
+            key, question, wait=wait, enough=lambda entry: entry.value is not None
+        )
+        return entry.value if entry is not None else None
+
+    def _past(self, key: CacheKey) -> Question[Known]:
+        provider = self._providers[key.provider]
+        able = provider.capabilities
+        useful = min(able.history, USEFUL_DAYS * able.day)
+        chunk = useful if not able.live else _CHUNK_DAYS * able.day
+
+        async def ask(last: Known | None) -> Known | None:
+            now = self._clock()
+            oldest = now - useful
+            if last is None or last.series.end < oldest:
+                found = await provider.past(key.zone, now - chunk, now)
+                return Known.of(found, issued_at=now, day=able.day) if found else None
+            newer = await provider.past(key.zone, last.series.end - _REVISED_DAYS * able.day, now)
+            first = last.series.start
+            since = max(oldest, first - chunk) if self._has_older(last, useful) else first
+            older = await provider.past(key.zone, since, first) if since < first else []
+            return last.with_more([*older, *newer], start=max(since, oldest), issued_at=now)
+
+        def ask_after(found: Known) -> datetime:
+            return self._clock() + (
+                timedelta(0) if self._has_older(found, useful) else self._policy.ttl * _SLOWER
+            )
+
+        return Question(ask, ask_after, self._keep)
+
+    def _has_older(self, known: Known, useful: timedelta) -> bool:
+        return known.series.start - (self._clock() - useful) > known.series.day
+
+    def _ahead(self, key: CacheKey) -> Question[Known]:
+        provider = self._providers[key.provider]
+
+        async def ask(_: Known | None) -> Known | None:
+            slots = await provider.ahead(key.zone)
+            now = self._clock()
+            return Known.of(slots, issued_at=now, day=provider.capabilities.day) if slots else None
+
+        return Question(ask, lambda _: self._clock() + self._policy.ttl * _SLOWER, self._keep)
+
+    def _keep(self, entry: CacheEntry[Known]) -> timedelta:
+        left = entry.ask_after - self._clock()
+        # A history stays of use: ours is made of the same time of day on earlier days.
+        day = entry.value.series.day if entry.value is not None else timedelta(0)
+        return max(timedelta(0), left) + max(self._policy.max_stale, day)
