@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import io
 import tempfile
@@ -229,6 +230,12 @@ def model(nodes: Any, inputs: Any, outputs: Any, weights: Mapping[str, Any] = {}
 def picture(colour: Any = RED, size: tuple[int, int] = (16, 12)) -> bytes:
     """Return an image file of one colour."""
     return encoded(Image.new("RGB", size, colour))
+
+
+@functools.cache
+def large_grey() -> bytes:
+    """Return a small file of 36 megapixels, which takes a while to decode."""
+    return encoded(Image.new("L", (6000, 6000)))
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:

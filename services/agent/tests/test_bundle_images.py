@@ -22,6 +22,7 @@ from services.agent.tests.model_bundles import (
     ask,
     bundle,
     encoded,
+    large_grey,
     mean_colour,
     picture,
 )
@@ -125,10 +126,10 @@ async def test_an_image_that_takes_more_memory_than_allowed_is_that_calls_error(
     fork_server: ForkServer,
 ) -> None:
 
-    async with Bundles(fork_server, limits=WorkerLimits(memory_bytes=200 << 20)) as small:
+    async with Bundles(fork_server, limits=WorkerLimits(memory_bytes=128 << 20)) as small:
         tool = await small.load(bundle(COLOURS, mean_colour()))
         with pytest.raises(ToolMemoryExceeded):
-            await ask(tool, image=picture(RED, (6000, 6000)))
+            await ask(tool, image=large_grey())
         after = await ask(tool, image=picture(RED), top_k=1)
 
     assert after["labels"][0]["label"] == "red"
@@ -201,6 +202,14 @@ async def test_sixteen_bits_are_not_cut_off() -> None:
     deep = encoded(Image.fromarray(np.full((4, 4), 0x8000, np.uint16)))
 
     assert set(pixels(size=2, channels="L").tensor(deep).ravel().tolist()) == {128}
+
+
+async def test_a_tensor_larger_than_any_call_may_have_is_refused(bundles: Bundles) -> None:
+    large = {"image": {"size": [4096, 2048]}}
+    with pytest.raises(InvalidModelBundle) as caught:
+        await bundles.load(bundle(COLOURS, mean_colour(size="s"), preprocessing=large))
+
+    assert caught.value.metadata["field"] == "preprocessing.image.size"
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,9 @@ async def test_a_fixed_number_of_rows_is_no_obstacle(bundles: Bundles) -> None:
         ({"preprocessing": features({"name": "x"})}, "preprocessing.tabular.features"),
         ({"preprocessing": features({"name": "x", "type": "text"})}, "preprocessing.tabular.features"),
         ({"labels": ["a", "b"]}, "labels"),
+        ({"input": "columns"}, "input"),
+        ({"postprocessing": {"activation": "sigmoid"}}, "postprocessing.activation"),
+        ({"postprocessing": {"normalize": True}}, "postprocessing.normalize"),
     ],
 )
 async def test_a_spec_that_does_not_fit_its_model_names_the_field(
@@ -180,3 +183,20 @@ async def test_a_raw_bundle_takes_and_gives_the_models_tensors(bundles: Bundles)
 
     assert await ask(made, rows=[[1, 2, 0]]) == {"out": [[1, 2, 0]], "labels": ["y"]}
     assert made.warnings == ("domain of the model: tests",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"input": "rows"}, "input"),
+        ({"output": "out"}, "output"),
+        ({"postprocessing": {"activation": "softmax"}}, "postprocessing.activation"),
+    ],
+)
+async def test_what_would_say_nothing_for_raw_tensors_is_refused(
+    bundles: Bundles, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidModelBundle) as caught:
+        await bundles.load(bundle(RAW, affine(np.eye(3)), **changes))
+
+    assert caught.value.metadata["field"] == field

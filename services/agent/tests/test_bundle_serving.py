@@ -18,6 +18,7 @@ from services.agent.tests.model_bundles import (
     Bundles,
     ask,
     bundle,
+    large_grey,
     mean_colour,
     model,
     picture,
@@ -150,10 +151,29 @@ async def test_an_unloaded_bundle_refuses_calls_before_anything_is_read(fork_ser
         assert bundles.fetched == 1
 
 
+async def test_a_call_that_was_let_in_finishes_when_the_model_is_unloaded_meanwhile(
+    fork_server: ForkServer,
+) -> None:
+    async with Bundles(fork_server) as bundles:
+        tool = await bundles.load(bundle(COLOURS, mean_colour()))
+        runner = runner_of(tool)
+        call = asyncio.ensure_future(ask(tool, image=large_grey()))
+        await asyncio.sleep(0.01)
+        started = not call.done()
+        runner.available = False
+        runner.unload()
+        answer = await call
+        await bundles.loader._residency.settled()
+
+        assert bundles.loader._residency.held_bytes == 0
+    assert started
+    assert len(answer["labels"]) == 3
+
+
 async def test_a_call_past_its_deadline_ends_with_its_child(fork_server: ForkServer) -> None:
     async with Bundles(fork_server) as bundles:
         tool = await bundles.load(bundle(COLOURS, mean_colour()))
-        large = picture(RED, (6000, 6000))
+        large = large_grey()
         with pytest.raises(TimeoutError):
             await ask(tool, timeout_s=0.01, image=large)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -257,3 +258,27 @@ async def test_ids_can_be_short_numbers(bundles: Bundles) -> None:
     made = await bundles.load(texts(SENTIMENT, short, preprocessing=text(inputs={"ids": "ids"})))
 
     assert (await ask(made, text="night"))["labels"][0] == {"label": "good", "score": 7.0}
+
+
+async def test_what_a_bundle_brings_leaves_memory_with_the_model(fork_server: ForkServer) -> None:
+    marked = tokenizer() + b" " * 100_000
+    async with Bundles(fork_server) as bundles:
+        tool = await bundles.load(texts(SENTIMENT, word_model(), marked))
+        loaded = _holders(marked)
+        runner_of(tool).unload()
+        await bundles.loader._residency.settled()
+        unloaded = _holders(marked)
+        answer = await ask(tool, text="bad", top_k=1)
+
+    assert (loaded, unloaded) == (1, 0)
+    assert answer["labels"][0]["label"] == "bad"
+
+
+def _holders(data: bytes) -> int:
+    """Return how many objects hold a copy of *data*, beside the one that is given."""
+    gc.collect()
+    found = 0
+    for item in gc.get_objects():
+        values = item.values() if isinstance(item, dict) else ()
+        found += any(type(value) is bytes and value is not data and value == data for value in values)
+    return found

@@ -57,7 +57,7 @@ class Opening:
     async def _bundled(self, bundle: Bundle, model: LoadedModel) -> LoadedModel:
         """Put what the bundle brings beside the model; it is ready when its examples have passed."""
         try:
-            pool, held_bytes = await self._preparing()
+            pool, held_bytes = await self._preparing(bundle)
             held_bytes += sum(sys.getsizeof(label) for label in self._form.labels)
             model = BundledModel(model, pool, extra_bytes=held_bytes)
             timeout_s = self._options.timeout.total_seconds()
@@ -67,19 +67,21 @@ class Opening:
             raise
         return model
 
-    async def _preparing(self) -> tuple[WorkerPool | None, int]:
+    async def _preparing(self, bundle: Bundle) -> tuple[WorkerPool | None, int]:
         """Start the children that prepare what users send; return them, and what they hold."""
         preparation = self._form.reader.preparation
         if preparation is None:
             return None, 0
         limits = replace(self._options.limits, cpu_s=_PREPARE_CPU_S, output_bytes=preparation.output_bytes)
-        options = dict(preparation.options)
+        files = {option: bundle.files[name] for option, name in preparation.files.items()}
+        options = {**preparation.options, **files}
         setup = WorkerSetup(target=preparation.target, factory=True, options=options, limits=limits)
         try:
             pool, about = await self._started(setup)
         except (ToolFailed, ToolCrashed) as error:
             raise not_loadable(self._version, error.message) from error
-        return pool, about["memory_bytes"] * (self._options.concurrency + 1)
+        held_bytes = about["memory_bytes"] * (self._options.concurrency + 1)
+        return pool, held_bytes + sum(map(len, files.values()))
 
     async def _model(self, contents: Contents, profile: Profile) -> LoadedModel:
         if profile.strategy is Strategy.CHILD:

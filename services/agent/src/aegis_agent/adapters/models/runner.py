@@ -103,7 +103,7 @@ class OnnxRunner:
 
         async def one(item: Item) -> Tensors:
             try:
-                run = await self.infer(item.feeds, arrived=arrived, deadline=deadline, start_by=deadline)
+                run = await self._infer(item.feeds, arrived=arrived, deadline=deadline, start_by=deadline)
             except BaseException:
                 self.statistics.fail.add(asyncio.get_running_loop().time() - arrived)
                 raise
@@ -120,8 +120,12 @@ class OnnxRunner:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
-        loop = asyncio.get_running_loop()
         self._check_available()
+        return await self._infer(inputs, arrived=arrived, deadline=deadline, start_by=start_by)
+
+    async def _infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
+        """Run the model; a call that was let in finishes, whoever unloads the model meanwhile."""
+        loop = asyncio.get_running_loop()
         async with self._residency.use(self._slot) as model:
             waited = loop.time() - arrived
             run = await model.run(inputs, deadline=deadline, start_by=start_by)

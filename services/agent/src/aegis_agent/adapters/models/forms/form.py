@@ -35,12 +35,14 @@ class Preparation:
 
     Attributes:
         target: `module:qualname` of its factory.
-        options: JSON values and bytes for the factory.
+        options: JSON values for the factory.
+        files: Its options that are files of the bundle, option to name; in memory as long as the model is.
         output_bytes: Most bytes that it makes of one call.
     """
 
     target: str
-    options: Mapping[str, Any] = field(repr=False)
+    options: Mapping[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
     output_bytes: int
 
 

@@ -16,6 +16,8 @@ from aegis_common.store.model_spec import SPEC_FILE, ImageInput
 
 _TARGET: Final = "aegis_agent.adapters.models.preparing.pixels:Pixels"
 _FRAME_BYTES: Final = 64 << 10
+_MAX_BYTES: Final = 64 << 20
+"""Most bytes of one image's tensor."""
 _SCHEMA: Final[Mapping[str, Any]] = {
     "type": "string",
     "contentEncoding": "base64",
@@ -40,6 +42,8 @@ class ImageReader:
         _check(tensor, image)
         self._tensor = tensor
         size = math.prod(shape_of(image)) * DTYPES[tensor.datatype].itemsize
+        if size > _MAX_BYTES:
+            raise _fault(".size", f"makes tensors of {size} bytes; at most {_MAX_BYTES} are served")
         self.properties: Final[Mapping[str, Any]] = {"image": _SCHEMA}
         self.required: Final[Sequence[str]] = ["image"]
         self.preparation: Final = Preparation(

@@ -17,7 +17,7 @@ from aegis_agent.domain.inference import Profile, Signature, TensorSpec
 from aegis_agent.domain.tool import ToolSpec
 from aegis_common.store.bundle import Bundle
 from aegis_common.store.errors import InvalidModelBundle
-from aegis_common.store.model_spec import SPEC_FILE
+from aegis_common.store.model_spec import SPEC_FILE, ModelSpec
 
 
 def bundle_form(tool: str, bundle: Bundle, signature: Signature, profile: Profile) -> Form:
@@ -26,11 +26,7 @@ def bundle_form(tool: str, bundle: Bundle, signature: Signature, profile: Profil
     Raises:
         InvalidModelBundle: The specification does not fit the model; the error names the field.
     """
-    unused = ("input", "output") if bundle.spec.task == "raw" else ("input",) if bundle.spec.tokenizer else ()
-    for field in unused:
-        if getattr(bundle.spec, field) is not None:
-            instead = "preprocessing.text.inputs" if bundle.spec.tokenizer else "all of the model's"
-            raise _fault(field, f"says nothing with this task, which uses {instead}")
+    _check_used(bundle.spec)
     if bundle.spec.task == "raw":
         return tensor_form(tool, signature, bundle.labels)
     made = _Making(tool, bundle, signature, profile)
@@ -72,12 +68,11 @@ class _Making:
             )
         if how.text is None or self._spec.tokenizer is None:  # the specification makes sure of it
             raise _fault("preprocessing", "is missing")
-        tokenizer = self._bundle.files[self._spec.tokenizer]
         if self._spec.task == "text-classification":
-            return TextReader(self._signature, how.text, tokenizer)
+            return TextReader(self._signature, how.text, self._spec.tokenizer)
         if how.text.pair:
             raise _fault("preprocessing.text.pair", "an embedding is of one text")
-        return TextsReader(self._signature, how.text, tokenizer)
+        return TextsReader(self._signature, how.text, self._spec.tokenizer)
 
     def writer(self) -> Writer:
         output = self._output()
@@ -108,6 +103,24 @@ class _Making:
 
     def _output(self) -> TensorSpec:
         return _named("output", self._spec.output, self._signature.outputs)
+
+
+def _check_used(spec: ModelSpec) -> None:
+    """Refuse fields that would say nothing with this task."""
+    raw, post = spec.task == "raw", spec.postprocessing
+    for field, given, wanted in (
+        ("input", raw and spec.input is not None, "all of the model's are used"),
+        ("output", raw and spec.output is not None, "all of the model's are used"),
+        ("input", spec.tokenizer and spec.input is not None, "texts use preprocessing.text.inputs"),
+        ("postprocessing.normalize", post.normalize and spec.task != "embedding", "it is for embeddings"),
+        (
+            "postprocessing.activation",
+            post.activation != "none" and (raw or not spec.labels),
+            "it is for labels with scores",
+        ),
+    ):
+        if given:
+            raise _fault(field, f"says nothing with the task {spec.task} here: {wanted}")
 
 
 def _named(

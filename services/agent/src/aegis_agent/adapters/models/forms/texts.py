@@ -34,18 +34,19 @@ class _Texts:
     Args:
         signature: The model's inputs.
         text: How a text becomes them.
-        tokenizer: A `tokenizer.json`.
+        tokenizer: Name of the bundle's `tokenizer.json`.
         most: Most texts of one call.
 
     Raises:
         InvalidModelBundle: Inputs and specification do not fit each other.
     """
 
-    def __init__(self, signature: Signature, text: TextInput, tokenizer: bytes, *, most: int) -> None:
+    def __init__(self, signature: Signature, text: TextInput, tokenizer: str, *, most: int) -> None:
         self._targets = _targets(signature, text)
         self.preparation: Final = Preparation(
             target=_TARGET,
-            options={"tokenizer": tokenizer, "text": text.model_dump(mode="json")},
+            options={"text": text.model_dump(mode="json")},
+            files={"tokenizer": tokenizer},
             output_bytes=most * len(_TENSORS) * 8 * text.max_length + _FRAME_BYTES,
         )
 
@@ -67,7 +68,7 @@ class _Texts:
 class TextReader(_Texts):
     """Reads `text`, and `text_pair` where the model takes two; a `Reader`."""
 
-    def __init__(self, signature: Signature, text: TextInput, tokenizer: bytes) -> None:
+    def __init__(self, signature: Signature, text: TextInput, tokenizer: str) -> None:
         super().__init__(signature, text, tokenizer, most=1)
         self.required: Final = ["text", "text_pair"] if text.pair else ["text"]
         self.properties: Final[Mapping[str, Any]] = dict.fromkeys(self.required, _TEXT)
@@ -79,7 +80,7 @@ class TextReader(_Texts):
 class TextsReader(_Texts):
     """Reads `texts`; a `Reader`."""
 
-    def __init__(self, signature: Signature, text: TextInput, tokenizer: bytes) -> None:
+    def __init__(self, signature: Signature, text: TextInput, tokenizer: str) -> None:
         super().__init__(signature, text, tokenizer, most=MAX_TEXTS)
         texts = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_TEXTS}
         self.properties: Final[Mapping[str, Any]] = {"texts": texts}
