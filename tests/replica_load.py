@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -11,15 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import grpc.aio
 import httpx
 import numpy as np
 
 from aegis_agent.adapters.oip import messages
-from oip_support import infer_request
-from replica_support import Replicas
+from aegis_common.pki import server_dns
+from aegis_common.testing.pki import NAMESPACE
+from oip_support import infer_request, publish, scores
+from replica_support import Agent, Replicas
 
 MODEL: Final = "colours"
 _ROW: Final = np.array([[0, 1, 0, 0]], dtype=np.float32)
+_JSON_ROW: Final = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [0, 1, 0, 0]}
 _META: Final = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {"extensions": {"io.modelcontextprotocol/tasks": {}}},
@@ -45,6 +50,25 @@ class Load:
     def grown(self, since: Mapping[str, int], by: int) -> bool:
         """Return whether each kind has *by* more calls done than it had."""
         return all(self.done[kind] >= since[kind] + by for kind in since)
+
+
+def publish_colours(replicas: Replicas, version: str) -> None:
+    """Publish a version through the gateway, as whoever trains models does."""
+
+    async def send() -> None:
+        options = [("grpc.ssl_target_name_override", server_dns("gateway", NAMESPACE))]
+        address, credentials = replicas.gateway.settings.machines_listen, replicas.mesh.credentials("admin")
+        async with grpc.aio.secure_channel(address, credentials, options) as channel:
+            await publish(channel, replicas.store, MODEL, scores(int(version[1:])), version=version)
+
+    asyncio.run(send())
+
+
+def serves(replicas: Replicas, agent: Agent, version: str) -> bool:
+    """Return whether a replica answers with that version of the model."""
+    with replicas.http(agent) as http:
+        answer = http.post(f"/v2/models/{MODEL}/infer", json={"inputs": [_JSON_ROW]})
+    return answer.status_code == 200 and answer.json()["model_version"] == version
 
 
 def mcp(http: Any, method: str, **params: Any) -> dict[str, Any]:
@@ -85,10 +109,9 @@ def _doors(client: Any, http: Any, channel: Any) -> dict[str, Callable[[], Any]]
         request_serializer=messages.ModelInferRequest.SerializeToString,
         response_deserializer=messages.ModelInferResponse.FromString,
     )
-    row = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [0, 1, 0, 0]}
 
     def rest() -> None:
-        answer = _whole(lambda: http.post(f"/v2/models/{MODEL}/infer", json={"inputs": [row]}))
+        answer = _whole(lambda: http.post(f"/v2/models/{MODEL}/infer", json={"inputs": [_JSON_ROW]}))
         assert answer.status_code == 200, answer.text
 
     def list_mcp() -> None:

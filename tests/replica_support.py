@@ -35,7 +35,7 @@ _TOOLS: Final = (
     *(f"aegis_agent.testing.job_tools:{name}" for name in ("note_again", "note_once", "note_once_in_child")),
     *(f"aegis_agent.testing.mcp_tools:{name}" for name in ("add", "shout", "watched")),
 )
-_MASKED: Final = """
+_SHARED: Final = """
     import asyncio
 
     from aegis_agent import tool
@@ -45,6 +45,12 @@ _MASKED: Final = """
     async def repeatable(text: str, seconds: float = 0) -> str:
         await asyncio.sleep(seconds)
         return text
+
+
+    @tool(tags=("task",), idempotent=True, concurrency=64)
+    async def long_shout(text: str, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return text.upper()
 
 
     @tool(concurrency=1, queue_size=0)
@@ -86,6 +92,10 @@ class Agent:
         with self.log.open("ab") as output:
             command = [sys.executable, "-m", "aegis_agent.main"]
             self._process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
 
     def kill(self) -> None:
         """End it as a crash would; return when it has ended."""
@@ -152,6 +162,9 @@ class Replicas:
         mine = [line for line in lines if line.startswith(wanted) and '"agent' in line]
         return int(sum(float(line.rpartition(" ")[2]) for line in mine))
 
+    def other(self, agent: Agent) -> Agent:
+        return self.agents[1 - self.agents.index(agent)]
+
     def revive(self, agent: Agent) -> None:
         """Start a replica again, as its supervisor would, and wait until the gateway uses both."""
         agent.start()
@@ -179,7 +192,7 @@ def running_replicas(folder: Path) -> Iterator[Replicas]:
     key, trusted, tools = new_ed25519(folder / "signing.key"), folder / "trusted.pem", folder / "tools"
     trusted.write_bytes(public_key_pem(key))
     tools.mkdir()
-    (tools / "shared.py").write_text(textwrap.dedent(_MASKED))
+    (tools / "shared.py").write_text(textwrap.dedent(_SHARED))
     store_url = f"file://{folder / 'store'}"
     ports = free_ports(8)
     redis = RedisServer(folder / "redis", append_only=True)
