@@ -15,6 +15,8 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from aegis.agent.v1 import artifact_service_pb2 as artifact_pb
+from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_grpc
 from aegis.agent.v1 import job_service_pb2 as pb
 from aegis.agent.v1 import job_service_pb2_grpc as pb_grpc
 from aegis.agent.v1 import part_pb2
@@ -55,6 +57,15 @@ class Fleet:
         self._channels.append(channel)
         return pb_grpc.JobServiceStub(channel)
 
+    async def artifact(self, name: str, *, account: str = "sdk") -> artifact_pb.Artifact:
+        target = f"127.0.0.1:{self.ports[0]}"
+        async with mesh_channel(target, service="agent", tls=self.mesh.tls(account)) as channel:
+            stub = artifact_grpc.ArtifactServiceStub(channel)
+            found: artifact_pb.Artifact = (
+                await stub.GetArtifact(artifact_pb.GetArtifactRequest(name=name))
+            ).artifact
+            return found
+
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
@@ -73,6 +84,7 @@ def settings_of(mesh: Mesh, folder: Path, url: str, **changes: Any) -> AgentSett
         "redis_url": url,
         "job_store_check": "warn",
         "job_lease": LEASE,
+        "artifact_retention": timedelta(hours=1),
         "drain": timedelta(seconds=1),
     }
     return AgentSettings(**{**values, **changes})

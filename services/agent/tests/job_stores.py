@@ -36,11 +36,13 @@ class Clock:
 
 
 @asynccontextmanager
-async def store_on(url: str, *, max_unfinished: int = 5) -> AsyncIterator[RedisJobStore]:
+async def store_on(
+    url: str, *, max_unfinished: int = 5, max_ended: int = 500
+) -> AsyncIterator[RedisJobStore]:
     async with connect(url) as client:
         connection = Connection(client)
         await connection.check(strict=False)
-        made = RedisJobStore(connection, max_unfinished=max_unfinished)
+        made = RedisJobStore(connection, max_unfinished=max_unfinished, max_ended=max_ended)
         yield made
 
 

@@ -22,7 +22,7 @@ from services.agent.tests.job_stores import (
     taken,
 )
 
-from aegis_agent.adapters.jobs import keys
+from aegis_agent.adapters.jobs import housekeeper, keys
 from aegis_agent.adapters.jobs.events import Teller, read
 from aegis_agent.adapters.jobs.queue import CANCELLED, HELD, LOST
 from aegis_agent.adapters.jobs.store import RedisJobStore
@@ -159,6 +159,51 @@ async def test_ended_jobs_are_deleted_with_everything_of_theirs(store: RedisJobS
     assert [job_id for job_id, _ in await store.newest("red", state=None, before="", count=9)] == [
         again.job_id
     ]
+
+
+async def test_who_creates_and_cancels_for_ever_keeps_the_newest_jobs(shared_server: RedisServer) -> None:
+    clock = Clock()
+    async with store_on(shared_server.url, max_ended=3) as store:
+        await store.connection.client.flushall()
+        other = await kept(store, clock, tenant="blue")
+        await store.update(other.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+        waits = await kept(store, clock)
+        jobs = []
+        for number in range(6):
+            clock.now += timedelta(seconds=1)
+            jobs.append(await kept(store, clock, request_id=f"r{number}"))
+            await store.update(
+                jobs[-1].ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now)
+            )
+        newest = await store.newest("red", state=None, before="", count=9)
+        left = [key.decode() async for key in store.connection.client.scan_iter("*")]
+
+        assert [job_id for job_id, _ in newest] == [job.job_id for job in (*jobs[:2:-1], waits)]
+        assert (await store.load(other.ref)).state is State.CANCELLED
+        assert not [key for key in left for job in jobs[:3] if job.job_id in key]
+        assert sorted(key[-2:] for key in left if ":request:" in key) == ["r3", "r4", "r5"]
+        again = await store.update(
+            jobs[3].ref, lambda now: machine.retried(now, principal="{}", deadline=None, now=clock.now)
+        )
+        assert again is not None
+        await store.update(waits.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+        assert (await store.load(jobs[4].ref)).has_ended
+        with pytest.raises(UnknownJob):
+            await store.load(jobs[2].ref)
+
+
+async def test_jobs_that_cannot_be_read_hold_up_no_others(
+    store: RedisJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeper, "_BATCH", 2)
+    clock = Clock()
+    jobs = [await kept(store, clock, not_before=clock.now + timedelta(seconds=n + 1)) for n in range(5)]
+    for job in jobs[:3]:
+        await store.connection.client.hset(keys.job(job.ref), "record", "junk")
+    clock.now += timedelta(seconds=9)
+    await keeper_of(store, clock)._promote()
+
+    assert {entry.ref for entry in await taken(store, "a", 9)} == {job.ref for job in jobs[3:]}
 
 
 async def test_deferred_jobs_become_ready_and_late_ones_fail(store: RedisJobStore) -> None:

@@ -313,12 +313,26 @@ async def test_a_job_is_seen_by_its_tenant_only(fleet: Fleet) -> None:
     assert await failure(denied) == (ErrorKind.PERMISSION_DENIED, "ROLE_MISSING")
 
 
-async def test_a_large_result_becomes_an_artifact(fleet: Fleet) -> None:
+async def test_a_large_result_becomes_an_artifact_that_lives_as_long_as_the_job(fleet: Fleet) -> None:
     stub = fleet.jobs()
     end = await ended(stub, (await created(stub, wanted("make_bytes", {"size": 3 << 20}))).name)
 
     assert end.state == pb.Job.STATE_COMPLETED
     assert end.result[0].artifact.startswith("artifacts/")
+    kept = await fleet.artifact(end.result[0].artifact)
+    assert kept.expire_time.ToDatetime() >= end.expire_time.ToDatetime()
+
+
+async def test_what_a_job_takes_in_lives_until_it_may_have_run(fleet: Fleet) -> None:
+    stub = fleet.jobs()
+    first = await ended(stub, (await created(stub, wanted("make_bytes", {"size": 2 << 20}))).name)
+    name = first.result[0].artifact
+    request = wanted("join", not_before=moment(20 * 86400))
+    request.job.payload.append(part_pb2.Part(artifact=name))
+    job = await created(stub, request)
+
+    kept = await fleet.artifact(name)
+    assert kept.expire_time.ToDatetime() > job.not_before.ToDatetime()
 
 
 @pytest.mark.parametrize("how", ["progress", "log", "raise", "return"])

@@ -58,7 +58,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         keys = wiring.publisher_keys(settings)
         library = wiring.model_library(settings, keys)
         models = await enter(wiring.running_models(manager, library, settings, replicas))
-        jobs = await enter(wiring.jobs_of(manager, settings, telemetry))
+        jobs = await enter(wiring.jobs_of(manager, settings, artifacts, telemetry))
         if settings.warm_up:
             await enter(_warming_up(manager))
         mcp = McpDoor(

@@ -145,9 +145,11 @@ class AgentSettings(ServiceSettings):
     )
     """How long a job may go without a sign of life of the process that runs it; the same in all agents."""
     job_retention: Seconds = Field(default=timedelta(days=7), gt=timedelta(0), le=timedelta(days=365))
-    """How long an ended job is kept with its result."""
+    """How long an ended job is kept with its result, unless later ones need its place."""
     max_jobs: int = Field(default=100_000, ge=1)
     """Most unfinished jobs of one tenant."""
+    max_ended_jobs: int = Field(default=100_000, ge=1)
+    """Most ended jobs of one tenant that are kept: beyond it the oldest go before their retention is over."""
     carbon: str = ""
     """`host:port` of the carbon service, for jobs with a carbon policy."""
     worker_policy: Path | None = None
@@ -161,7 +163,7 @@ class AgentSettings(ServiceSettings):
     tools_dir: Path | None = None
     """Folder of Python files whose `@tool` functions are served; changes count within seconds."""
     tenant_weights: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Shares of tenants where calls wait; a JSON object. A tenant that is not named has 1."""
+    """Shares of tenants where calls and jobs wait; a JSON object. A tenant that is not named has 1."""
     child_slots: int | None = Field(default=None, ge=1)
     """Most calls in child processes at once, of all tools together; if omitted, only each tool's bound."""
     cache_bytes: int = Field(default=64 << 20, ge=0)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aegis_agent.adapters.artifacts.access import TenantArtifacts
+from aegis_agent.adapters.artifacts.access import KeptArtifacts, TenantArtifacts
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
 from aegis_agent.adapters.artifacts.sweeper import ArtifactSweeper
 from aegis_agent.adapters.children.setup import WorkerLimits
@@ -186,7 +186,7 @@ async def running_models(
 
 @asynccontextmanager
 async def jobs_of(
-    manager: AgentManager, settings: AgentSettings, telemetry: Telemetry
+    manager: AgentManager, settings: AgentSettings, artifacts: StoredArtifacts, telemetry: Telemetry
 ) -> AsyncIterator[RunningJobs | None]:
     """The durable jobs; None where no job store is set.
 
@@ -206,6 +206,7 @@ async def jobs_of(
         keep=settings.job_retention,
         grace=settings.drain,
         max_unfinished=settings.max_jobs,
+        max_ended=settings.max_ended_jobs,
         weights=settings.tenant_weights,
         instance=settings.instance,
     )
@@ -221,6 +222,7 @@ async def jobs_of(
                 dispatcher=manager.dispatcher,
                 carbon=carbon,
                 telemetry=telemetry,
+                artifacts=KeptArtifacts(artifacts),
             )
         )
 

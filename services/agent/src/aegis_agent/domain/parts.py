@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aegis_agent.domain import media
+from aegis_agent.domain.artifacts import NAME as ARTIFACT_NAME
 from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.content import Content, fault_of
 from aegis_agent.domain.errors import InvalidToolInput, Violation
@@ -43,6 +44,23 @@ class Part:
 
 Payload = Mapping[str, Any] | Sequence[Part] | str | bytes
 """Arguments by name, a list of parts, or the content of a single part."""
+
+
+def artifact_names(parts: Iterable[Part]) -> set[str]:
+    """Return the artifacts that parts are or name, at any depth."""
+    names: set[str] = set()
+    pending: list[Any] = [part.content for part in parts]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, ArtifactRef):
+            names.add(item.name)
+        elif isinstance(item, str) and ARTIFACT_NAME.fullmatch(item):
+            names.add(item)
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return names
 
 
 def arguments_of(payload: Payload, spec: ToolSpec) -> Arguments:

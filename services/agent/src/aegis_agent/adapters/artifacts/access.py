@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
+from datetime import datetime
 from typing import Final
 
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
@@ -45,6 +48,22 @@ class TenantArtifacts:
             await upload.finish()
             kept = await self._store.keep(self._tenant, upload, filename=filename)
         return kept.name
+
+
+class KeptArtifacts:
+    """Lets artifacts live as long as the jobs that name them.
+
+    Args:
+        store: Where artifacts are.
+    """
+
+    def __init__(self, store: StoredArtifacts) -> None:
+        self._store = store
+
+    async def keep(self, tenant: str, names: Collection[str], *, until: datetime) -> None:
+        for name in sorted(names):
+            with contextlib.suppress(UnknownArtifact):  # a text that looks like one, or it has gone
+                await self._store.extend(tenant, _sha256(name), until=until)
 
 
 def _sha256(name: str) -> str:

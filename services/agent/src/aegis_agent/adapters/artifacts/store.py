@@ -24,6 +24,7 @@ from aegis_common.store.objects import ObjectStore
 _KNOWN_RECORDS: Final = 4096
 _USAGE_AGE: Final = timedelta(seconds=10)
 _MAX_RECORD_BYTES: Final = 16 << 10
+_WHOLE_SECOND: Final = timedelta(milliseconds=999)
 _READS_AT_ONCE: Final = 16
 _LATEST_MS: Final = 10**13
 
@@ -137,15 +138,19 @@ class StoredArtifacts:
             await self._write(tenant, artifact, content)
         return artifact
 
-    async def extend(self, tenant: str, sha256: str, *, retention: timedelta | None = None) -> Artifact:
+    async def extend(
+        self, tenant: str, sha256: str, *, retention: timedelta | None = None, until: datetime | None = None
+    ) -> Artifact:
         """Let an artifact live for *retention* from now on, or longer if it does already.
+
+        With *until* it lives until then: who asks has a right to that, whatever the policy says.
 
         Raises:
             UnknownArtifact: The tenant has none of that digest.
             RetentionTooLong: *retention* is beyond the maximum.
             StoreUnavailable: The store does not answer.
         """
-        expires = self._expiry(retention)
+        expires = self._expiry(retention) if until is None else _whole(until + _WHOLE_SECOND)
         entry, artifact = await self._best(tenant, sha256)
         content = records.content_key(tenant, sha256)
         if f"{content}/{entry.content}" not in await self._objects.list(content):
@@ -284,7 +289,7 @@ class StoredArtifacts:
             self._records.popitem(last=False)
 
     def _expiry(self, retention: timedelta | None) -> datetime:
-        return _whole(self._clock() + self.policy.retention_of(retention) + timedelta(milliseconds=999))
+        return _whole(self._clock() + self.policy.retention_of(retention) + _WHOLE_SECOND)
 
 
 def _whole(moment: datetime, *, milliseconds: bool = False) -> datetime:

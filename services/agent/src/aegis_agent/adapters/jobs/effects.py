@@ -17,12 +17,15 @@ _EVENTS_AFTER_END: Final = timedelta(hours=1)
 STATE_EVENT: Final = "state"
 
 
-def commands(old: Job | None, new: Job, *, result: bytes | None = None, drop: str = "") -> list[Command]:
+def commands(
+    old: Job | None, new: Job, *, max_ended: int, result: bytes | None = None, drop: str = ""
+) -> list[Command]:
     """Return the commands that take the store from *old* (None: nothing) to *new*, but for the payload.
 
     Args:
         old: The job as it is.
         new: The job as it shall be.
+        max_ended: Most ended jobs of its tenant that are kept.
         result: Encoded result to keep with it.
         drop: Entry of a runner to remove, or empty.
     """
@@ -38,7 +41,7 @@ def commands(old: Job | None, new: Job, *, result: bytes | None = None, drop: st
         made.append(("ZADD", keys.index(new.tenant, new.state), 0, new.job_id))
     made += _queue(old, new, drop)
     made += _schedules(old, new, member)
-    made += _end(old, new, job_key)
+    made += _end(old, new, job_key, max_ended)
     made += _events(new)
     taken = old is not None and old.phase is Phase.QUEUED and new.has_ended
     if new.phase is Phase.CANCELLING or taken:  # a runner may have it
@@ -54,6 +57,7 @@ def _fields(job: Job) -> tuple[str | int, ...]:
         "attempt": job.attempt,
         "runner": job.runner,
         "phase": phase,
+        "request": job.request_id,
     }
     return tuple(item for pair in values.items() for item in pair)
 
@@ -95,12 +99,18 @@ def _schedules(old: Job | None, new: Job, member: str) -> list[Command]:
     return made
 
 
-def _end(old: Job | None, new: Job, job_key: str) -> list[Command]:
+def _end(old: Job | None, new: Job, job_key: str, max_ended: int) -> list[Command]:
+    had_ended = old is not None and old.has_ended
+    made: list[Command] = []
+    if new.has_ended and not had_ended and new.ended is not None:
+        made.append(("ZADD", keys.ended(new.tenant), keys.score(new.ended), new.job_id))
+        made.append(("KEEP_NEWEST", new.tenant, max_ended))
     if new.state is State.COMPLETED:
-        return [("HDEL", job_key, "checkpoint")]
-    if old is not None and old.has_ended:
-        return [("PERSIST", keys.events(new.ref)), ("HDEL", job_key, "progress")]
-    return []
+        made.append(("HDEL", job_key, "checkpoint"))
+    if had_ended:
+        made.append(("ZREM", keys.ended(new.tenant), new.job_id))
+        made += [("PERSIST", keys.events(new.ref)), ("HDEL", job_key, "progress")]
+    return made
 
 
 def _events(new: Job) -> list[Command]:
@@ -114,19 +124,6 @@ def _events(new: Job) -> list[Command]:
     ]
     if new.has_ended:
         made.append(("PEXPIRE", key, int(_EVENTS_AFTER_END.total_seconds() * 1000)))
-    return made
-
-
-def deletion(job: Job) -> list[Command]:
-    """Return the commands that delete an ended job."""
-    made: list[Command] = [
-        ("DEL", keys.job(job.ref), keys.events(job.ref)),
-        ("ZREM", keys.index(job.tenant), job.job_id),
-        ("ZREM", keys.index(job.tenant, job.state), job.job_id),
-        ("ZREM", keys.EXPIRY, job.ref.member),
-    ]
-    if job.request_id:
-        made.append(("DEL", keys.request(job.tenant, job.request_id)))
     return made
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
@@ -30,6 +30,7 @@ _DELETE: Final = timedelta(seconds=15)
 _FORGET: Final = timedelta(minutes=10)
 _LEASE_MS: Final = 5_000
 _BATCH: Final = 200
+_MOST_DUE: Final = 10_000
 _AT_ONCE: Final = 8
 _SECOND_LOOK: Final = 1 / 3
 """Of a lease: a runner renews its leases more often than that."""
@@ -117,16 +118,21 @@ class Housekeeper:
         )
 
     async def _each(self, key: str, now: datetime, change: Change) -> None:
-        await _at_once([self._change(key, ref, job, change) for ref, job in await self._due(key, now)])
+        async for batch in self._due(key, now):
+            await _at_once([self._change(key, ref, job, change) for ref, job in batch])
 
-    async def _due(self, key: str, now: datetime) -> list[tuple[JobRef, Job]]:
-        """Return the jobs of a sorted set whose time has come; those that are gone leave it."""
-        refs = await self._store.due(key, now=now, count=_BATCH)
-        found = list(zip(refs, await self._store.load_many(refs), strict=True))
-        for ref, job in found:
-            if job is None:
-                await self._store.drop_member(key, ref.member)
-        return [(ref, job) for ref, job in found if isinstance(job, Job)]
+    async def _due(self, key: str, now: datetime) -> AsyncIterator[list[tuple[JobRef, Job]]]:
+        """Yield the jobs of a sorted set whose time has come, batch by batch; those that are gone leave it.
+
+        Those that cannot be read stay, and hold up no others.
+        """
+        refs = await self._store.due(key, now=now, count=_MOST_DUE)
+        for batch in _batched(refs, _BATCH):
+            found = list(zip(batch, await self._store.load_many(batch), strict=True))
+            for ref, job in found:
+                if job is None:
+                    await self._store.drop_member(key, ref.member)
+            yield [(ref, job) for ref, job in found if isinstance(job, Job)]
 
     async def _change(self, key: str, ref: JobRef, job: Job, change: Change) -> None:
         try:
@@ -191,8 +197,8 @@ class Housekeeper:
 
             await self._change(keys.CARBON, ref, job, change)
 
-        due = await self._due(keys.CARBON, self._clock())
-        await _at_once([one(ref, job) for ref, job in due])
+        async for batch in self._due(keys.CARBON, self._clock()):
+            await _at_once([one(ref, job) for ref, job in batch])
 
     async def _answer(self, job: Job, policy: CarbonPolicy) -> CarbonAnswer:
         unknown = CarbonAnswer(
@@ -210,8 +216,12 @@ class Housekeeper:
 
     async def _delete(self) -> None:
         now = self._clock()
-        for _, job in await self._due(keys.EXPIRY, now):
-            await self._store.delete(job, now=now)
+        async for batch in self._due(keys.EXPIRY, now):
+            await _at_once([self._store.delete(job, now=now) for _, job in batch])
+
+
+def _batched(refs: Sequence[JobRef], size: int) -> Iterator[Sequence[JobRef]]:
+    return (refs[begin : begin + size] for begin in range(0, len(refs), size))
 
 
 async def _at_once(work: Sequence[Coroutine[Any, Any, None]]) -> None:

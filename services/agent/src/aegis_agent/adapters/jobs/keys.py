@@ -1,11 +1,13 @@
 """Every key of the job store in Redis, and what lies there; all begin with `agent:jobs:`.
 
     agent:jobs:t:TENANT:job:ID        hash: `record` (JSON of the job), `revision`, `attempt` and `runner`
-                                      (the fence), `phase`, `payload`, `result`, `checkpoint`, `progress`
+                                      (the fence), `phase`, `request`, `payload`, `result`, `checkpoint`,
+                                      `progress`
     agent:jobs:t:TENANT:events:ID     stream of the job's last events; goes an hour after the job's end
     agent:jobs:t:TENANT:request:UUID  `ID HASH` of the job that came with that request id
     agent:jobs:t:TENANT:index         sorted set of ids, which sort by time
     agent:jobs:t:TENANT:state:STATE   the same, of the jobs in one state
+    agent:jobs:t:TENANT:ended         sorted set of the ids of ended jobs by the time when they ended
     agent:jobs:t:TENANT:queue:PRIORITY:TOOL  sorted set `ID NUMBER` of the jobs that wait for a slot, by place
     agent:jobs:t:TENANT:queue:PRIORITY       sorted set of the tools of which jobs wait, by their first place
     agent:jobs:place                  counter of places in queues
@@ -71,6 +73,10 @@ def index(tenant: str, state: State | None = None) -> str:
 def queue_class(priority: Priority) -> str:
     """Return a priority as it stands in keys."""
     return priority.name.lower()
+
+
+def ended(tenant: str) -> str:
+    return f"{PREFIX}t:{tenant}:ended"
 
 
 def lease(name: str) -> str:

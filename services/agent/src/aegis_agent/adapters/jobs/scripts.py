@@ -9,7 +9,28 @@ from aegis_agent.adapters.jobs.queue_scripts import QUEUES
 _RUN_COMMANDS: Final = (
     QUEUES
     + """
-local OWN = {ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release}
+-- Delete an ended job with everything of its own.
+local function forget(tenant, id)
+  local of_tenant = PREFIX .. 't:' .. tenant .. ':'
+  local request = redis.call('HGET', of_tenant .. 'job:' .. id, 'request')
+  if request and request ~= '' then redis.call('DEL', of_tenant .. 'request:' .. request) end
+  redis.call('DEL', of_tenant .. 'job:' .. id, of_tenant .. 'events:' .. id)
+  for _, name in ipairs({'index', 'ended', 'state:completed', 'state:failed', 'state:cancelled'}) do
+    redis.call('ZREM', of_tenant .. name, id)
+  end
+  redis.call('ZREM', PREFIX .. 'expiry', tenant .. '/' .. id)
+end
+
+-- Delete the ended jobs of a tenant that are too many, oldest first: some at a time, as each end adds one.
+local function keep_newest(tenant, most)
+  local ended = PREFIX .. 't:' .. tenant .. ':ended'
+  local beyond = math.min(redis.call('ZCARD', ended) - tonumber(most), 20)
+  if beyond > 0 then
+    for _, id in ipairs(redis.call('ZRANGE', ended, 0, beyond - 1)) do forget(tenant, id) end
+  end
+end
+
+local OWN = {ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release, KEEP_NEWEST = keep_newest}
 
 local function run(from)
   while from <= #ARGV do
@@ -83,11 +104,11 @@ return 1
 DELETE: Final = (
     _RUN_COMMANDS
     + """
--- KEYS: job, expiry. ARGV: member, now, then commands. Deletes an ended job whose time is over; a retried one
--- has left the expiry set.
-local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if not due or tonumber(due) > tonumber(ARGV[2]) then return 0 end
-run(3)
+-- KEYS: expiry. ARGV: tenant, id, now. Deletes an ended job whose time is over; a retried one has left the
+-- expiry set.
+local due = redis.call('ZSCORE', KEYS[1], ARGV[1] .. '/' .. ARGV[2])
+if not due or tonumber(due) > tonumber(ARGV[3]) then return 0 end
+forget(ARGV[1], ARGV[2])
 return 1
 """
 )

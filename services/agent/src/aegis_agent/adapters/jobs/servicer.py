@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
 from aegis.agent.v1 import job_service_pb2 as pb
@@ -25,7 +25,7 @@ from aegis_agent.domain.jobs.errors import JobsNotConfigured
 from aegis_agent.domain.jobs.job import JobRef
 from aegis_agent.domain.jobs.service import Creator, Jobs, Wanted
 from aegis_agent.domain.offload import offloaded
-from aegis_agent.domain.parts import ArtifactRef, arguments_of
+from aegis_agent.domain.parts import ArtifactRef, Part, arguments_of, artifact_names
 from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.tool import Tool
 from aegis_common.rpc.call import Call, Context, current_call
@@ -63,12 +63,14 @@ class JobServicer(pb_grpc.JobServiceServicer):
         asked = wanted(request.job)
         caller = _caller()
         tool = door.registry.find(asked.spec.tool, caller=caller).tool
-        await _check_input(request.job, tool)
+        content = await offloaded(parts.from_protos, request.job.payload)
+        await _check_input(content, tool)
         job = await door.jobs.create(
             _with_priority(asked, tool, caller),
             tool=tool,
             creator=creator,
             payload=encode(request.job.payload),
+            artifacts=artifact_names(content),
             request_id=request.request_id,
             request_hash=digest,
         )
@@ -140,13 +142,12 @@ def _with_priority(asked: Wanted, tool: Tool, caller: Caller) -> Wanted:
     return replace(asked, spec=replace(asked.spec, priority=allowed))
 
 
-async def _check_input(job: pb.Job, tool: Tool) -> None:
+async def _check_input(content: Sequence[Part], tool: Tool) -> None:
     """Check the payload against the tool's schema; content of artifacts is checked when the job starts.
 
     Raises:
         InvalidToolInput: It does not fit.
     """
-    content = await offloaded(parts.from_protos, job.payload)
     arguments = arguments_of(content, tool.spec)
     if not _has_artifacts(arguments):
         await offloaded(tool.checks.input, arguments)

@@ -37,11 +37,13 @@ class RedisJobStore:
     Args:
         connection: To Redis.
         max_unfinished: Most unfinished jobs of one tenant.
+        max_ended: Most ended jobs of one tenant that are kept: the oldest go first.
     """
 
-    def __init__(self, connection: Connection, *, max_unfinished: int) -> None:
+    def __init__(self, connection: Connection, *, max_unfinished: int, max_ended: int) -> None:
         self.connection: Final = connection
         self._max_unfinished = max_unfinished
+        self._max_ended = max_ended
 
     async def eval(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
         """Run a script over keys; see `Connection.run` for what it raises."""
@@ -61,7 +63,7 @@ class RedisJobStore:
     async def create(self, job: Job, *, payload: bytes, request_hash: str) -> Job:
         job = replace(job, revision=1)
         request = keys.request(job.tenant, job.request_id) if job.request_id else ""
-        made = effects.commands(None, job)
+        made = effects.commands(None, job, max_ended=self._max_ended)
         made.append(("HSET", keys.job(job.ref), "payload", payload))
         answer = await self.eval(
             scripts.CREATE,
@@ -166,7 +168,8 @@ class RedisJobStore:
             if wanted is None:
                 return None
             wanted = replace(wanted, revision=job.revision + 1)
-            made = effects.flat(effects.commands(job, wanted, result=result, drop=drop))
+            effect = effects.commands(job, wanted, max_ended=self._max_ended, result=result, drop=drop)
+            made = effects.flat(effect)
             if await self.eval(scripts.COMMIT, (keys.job(ref),), job.revision, *made):
                 return wanted
             # Somebody was quicker, or it was ourselves and the answer was lost: *change* decides anew.
@@ -174,10 +177,7 @@ class RedisJobStore:
 
     async def delete(self, job: Job, *, now: datetime) -> None:
         """Delete an ended job whose retention is over; one that was retried meanwhile stays."""
-        made = effects.flat(effects.deletion(job))
-        await self.eval(
-            scripts.DELETE, (keys.job(job.ref), keys.EXPIRY), job.ref.member, keys.score(now), *made
-        )
+        await self.eval(scripts.DELETE, (keys.EXPIRY,), job.tenant, job.job_id, keys.score(now))
 
     async def drop_member(self, key: str, member: str) -> None:
         """Take a job that is gone out of a sorted set."""

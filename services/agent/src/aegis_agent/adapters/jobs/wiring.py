@@ -29,6 +29,7 @@ from aegis_agent.adapters.jobs.work import Bench
 from aegis_agent.domain.dispatch import Dispatcher
 from aegis_agent.domain.fair_queue import Weights
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
+from aegis_agent.domain.jobs.ports import KeptArtifacts
 from aegis_agent.domain.jobs.service import Jobs, Limits
 from aegis_agent.domain.registry import Registry
 from aegis_common.background import ended
@@ -53,6 +54,7 @@ class JobOptions:
         keep: How long an ended job is kept.
         grace: How long running jobs may go on when the agent is stopped.
         max_unfinished: Most unfinished jobs of one tenant.
+        max_ended: Most ended jobs of one tenant that are kept: the oldest go first.
         weights: Shares of tenants where jobs wait.
         payload_bytes: Most bytes of a payload.
         result_bytes: Most bytes of a result; what is beyond becomes artifacts.
@@ -66,6 +68,7 @@ class JobOptions:
     keep: timedelta = timedelta(days=7)
     grace: timedelta = timedelta(seconds=10)
     max_unfinished: int = 100_000
+    max_ended: int = 100_000
     weights: Weights = field(default_factory=dict)
     payload_bytes: int = 1 << 20
     result_bytes: int = 1 << 20
@@ -93,6 +96,7 @@ async def running_jobs(
     dispatcher: Dispatcher,
     carbon: grpc.aio.Channel | None,
     telemetry: Telemetry,
+    artifacts: KeptArtifacts | None = None,
     clock: Clock = utc_now,
 ) -> AsyncIterator[RunningJobs]:
     """Work off jobs while the block runs; on the way out the runner drains.
@@ -106,7 +110,7 @@ async def running_jobs(
         client = connect(options.url)
         stack.push_async_callback(client.aclose)
         connection = Connection(client)
-        store = RedisJobStore(connection, max_unfinished=options.max_unfinished)
+        store = RedisJobStore(connection, max_unfinished=options.max_unfinished, max_ended=options.max_ended)
         name = _name(options.instance)
         gate = GrpcCarbon(carbon, clock=clock) if carbon is not None else None
         queue = RunnerQueue(store, runner=name, lease=options.lease, weights=options.weights)
@@ -118,6 +122,7 @@ async def running_jobs(
             runner=name,
             keep=options.keep,
             result_bytes=options.result_bytes,
+            artifacts=artifacts,
         )
         runner = JobRunner(bench, slots=options.slots, lease=options.lease, grace=options.grace)
         ready = await _checked(connection, strict=options.strict)
@@ -142,7 +147,7 @@ async def running_jobs(
         await stack.enter_async_context(JobMetrics(store, runner, telemetry).counting())
         limits = Limits(keep=options.keep, payload_bytes=options.payload_bytes)
         door = JobDoor(
-            jobs=Jobs(store, carbon=gate, clock=clock, limits=limits),
+            jobs=Jobs(store, carbon=gate, clock=clock, limits=limits, artifacts=artifacts),
             watcher=JobWatcher(store, signals, clock=clock),
             registry=registry,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -25,7 +25,8 @@ from aegis_agent.domain.execution import Begun
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, ResultTooLarge, UnknownJob, UnreadableJob
 from aegis_agent.domain.jobs.job import Failure, Job, Phase
-from aegis_agent.domain.jobs.ports import Change
+from aegis_agent.domain.jobs.ports import Change, KeptArtifacts
+from aegis_agent.domain.parts import artifact_names
 from aegis_agent.domain.result import Result
 from aegis_agent.domain.tool import JsonSchema
 from aegis_common.auth.principal import Principal
@@ -38,6 +39,9 @@ _POSTPONE: Final = timedelta(seconds=1)
 _MOST_POSTPONE: Final = timedelta(seconds=30)
 _TOOL_MISSING_TRIES: Final = 3
 """How often a job waits for a tool that this agent lacks: another replica may just have added it."""
+_TELL_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+_TO_WRITE: Final = timedelta(minutes=5)
+"""Longest time between a result and its place in the store."""
 _LATER: Final = frozenset({ErrorKind.RESOURCE_EXHAUSTED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
 _log: Final = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class Bench:
         runner: Name of this process; no other has it.
         keep: How long an ended job is kept.
         result_bytes: Most bytes of a stored result; what is beyond becomes artifacts.
+        artifacts: Keeps the artifacts of results; None where there is no artifact store.
     """
 
     store: RedisJobStore
@@ -67,6 +72,7 @@ class Bench:
     runner: str
     keep: timedelta
     result_bytes: int
+    artifacts: KeptArtifacts | None = None
 
 
 class Work:
@@ -202,7 +208,8 @@ class Work:
     async def _succeeded(self, job: Job, result: Result, teller: Teller) -> None:
         try:
             value = teller.chunks if result.tool.spec.streams and result.value is None else result.value
-            encoded = await self._encoded(job, value, result.tool.spec.output_schema)
+            schema = result.tool.spec.output_schema
+            encoded = await _patiently(lambda: self._encoded(job, value, schema))
         except Exception as error:  # an attempt that cannot tell its result has ended all the same
             known = error if isinstance(error, AegisError) else _unforeseen(job, error)
             await self._failed(job, known, teller)
@@ -234,7 +241,7 @@ class Work:
         await self._write(job, change, result=encoded)
 
     async def _encoded(self, job: Job, value: Any, schema: JsonSchema) -> bytes:
-        """Return a result as it is stored; what is beyond the limit becomes artifacts.
+        """Return a result as it is stored; what is beyond the limit becomes artifacts, which live as long.
 
         Raises:
             ResultTooLarge: It is beyond the limit, and this agent keeps no artifacts.
@@ -250,6 +257,10 @@ class Work:
                 size_bytes=str(len(encoded)),
                 max_bytes=str(limit),
             )
+        names = artifact_names(parts.from_protos(made))
+        if names and self._bench.artifacts is not None:
+            until = self._bench.clock() + self._bench.keep + _TO_WRITE
+            await self._bench.artifacts.keep(job.tenant, names, until=until)
         return encoded
 
     async def _failed(self, job: Job, error: AegisError, teller: Teller) -> None:
@@ -336,6 +347,18 @@ def encode(made: Sequence[part_pb2.Part]) -> bytes:
 def decoded(stored: bytes) -> Sequence[part_pb2.Part]:
     """Return stored parts."""
     return pb.Job.FromString(stored).payload
+
+
+async def _patiently(work: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Return what *work* gives, trying again while something is away: the tool's work is done already."""
+    for pause_s in _TELL_PAUSES_S:
+        try:
+            return await work()
+        except AegisError as error:
+            if error.kind is not ErrorKind.UNAVAILABLE:
+                raise
+            await asyncio.sleep(pause_s)
+    return await work()
 
 
 def _unforeseen(job: Job, error: BaseException) -> AegisError:

@@ -31,7 +31,7 @@ from aegis_agent.domain.jobs.job import Failure, Job, JobRef, JobSpec, State
 from aegis_agent.domain.jobs.ports import StoredJob
 from aegis_agent.domain.jobs.service import Creator, Jobs, Wanted
 from aegis_agent.domain.offload import offloaded
-from aegis_agent.domain.parts import ArtifactRef, arguments_of
+from aegis_agent.domain.parts import ArtifactRef, arguments_of, artifact_names
 from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.tool import JsonSchema, Tool
 from aegis_common.auth.authorize import authorize
@@ -80,12 +80,14 @@ class TaskHandlers:
         authorize(method_table()[_CREATE], call.principal, peer_spiffe_id=call.peer_spiffe_id)
         if not any(isinstance(value, ArtifactRef) for value in arguments.values()):
             await offloaded(tool.checks.input, arguments_of(arguments, tool.spec))
-        payload = encode(_payload(arguments))
+        content = _payload(arguments)
+        payload = encode(content)
         job = await self._jobs.create(
             Wanted(spec=JobSpec(tool=tool.spec.name, timeout=tool.spec.default_timeout)),
             tool=tool,
             creator=_creator(),
             payload=payload,
+            artifacts=artifact_names(parts.from_protos(content)),
             request_id="",
             request_hash=hashlib.sha256(payload).hexdigest(),
         )

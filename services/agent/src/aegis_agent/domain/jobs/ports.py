@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from aegis_agent.domain.call import Priority, Progress
@@ -112,5 +113,17 @@ class Carbon(Protocol):
 
         Raises:
             UnknownZone: The zone does not exist.
+        """
+        ...
+
+
+class KeptArtifacts(Protocol):
+    """Lets artifacts live as long as the jobs that name them."""
+
+    async def keep(self, tenant: str, names: Collection[str], *, until: datetime) -> None:
+        """Let artifacts live until then, or longer if they do already; those that are not there are left out.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer.
         """
         ...

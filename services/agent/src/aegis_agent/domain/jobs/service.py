@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ from aegis_agent.domain.jobs.errors import InvalidJob, NoCarbonService, PayloadT
 from aegis_agent.domain.jobs.explain import explanation
 from aegis_agent.domain.jobs.filter import Filter, parse
 from aegis_agent.domain.jobs.job import Job, JobRef, JobSpec, Phase, RetryPolicy
-from aegis_agent.domain.jobs.ports import Carbon, JobStore, StoredJob
+from aegis_agent.domain.jobs.ports import Carbon, JobStore, KeptArtifacts, StoredJob
 from aegis_agent.domain.tool import Tool
 from aegis_common.clock import Clock
 from aegis_common.errors import InvalidPageToken
@@ -87,10 +87,20 @@ class Jobs:
         carbon: None on an agent that knows no carbon service.
         clock: The time.
         limits: Bounds.
+        artifacts: Keeps the artifacts that payloads name; None where there is no artifact store.
     """
 
-    def __init__(self, store: JobStore, *, carbon: Carbon | None, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        carbon: Carbon | None,
+        clock: Clock,
+        limits: Limits,
+        artifacts: KeptArtifacts | None = None,
+    ) -> None:
         self._store = store
+        self._artifacts = artifacts
         self._carbon = carbon
         self._clock = clock
         self._limits = limits
@@ -112,10 +122,13 @@ class Jobs:
         tool: Tool,
         creator: Creator,
         payload: bytes,
+        artifacts: Collection[str],
         request_id: str,
         request_hash: str,
     ) -> Job:
         """Keep a job; *tool* has been found for the creator, and the payload fits it.
+
+        The artifacts that the payload names live as long as the job would that ended at its latest start.
 
         Raises:
             InvalidJob: Its times contradict each other, or it wants retries of a tool that is not idempotent.
@@ -124,6 +137,7 @@ class Jobs:
             UnknownZone: Its carbon policy names a zone that does not exist.
             RequestIdReused: The request id came with another job before.
             TooManyJobs: The tenant has too many.
+            StoreUnavailable: The payload names artifacts, and their store does not answer.
         """
         size, most = len(payload), self._limits.payload_bytes
         if size > most:
@@ -148,6 +162,9 @@ class Jobs:
             tool_version=tool.spec.version,
         )
         job = await self._gated(machine.accepted(job, now=now))
+        if artifacts and self._artifacts is not None:
+            until = max(now, job.wait_until or now) + self._limits.keep
+            await self._artifacts.keep(job.tenant, artifacts, until=until)
         return await self._store.create(job, payload=payload, request_hash=request_hash)
 
     async def _gated(self, job: Job) -> Job:
