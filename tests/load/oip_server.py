@@ -58,7 +58,6 @@ async def full(folder: Path) -> None:
     url, trusted, _ = await put(folder)
     settings = AgentSettings(
         **mesh.service_kwargs("agent"),
-        log_level="ERROR",
         model_store_url=url,
         model_trusted_keys=(trusted,),
         model_queue_size=1024,

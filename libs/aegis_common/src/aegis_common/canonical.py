@@ -16,6 +16,11 @@ def canonical_json(value: object) -> bytes:
         TypeError: It holds something that JSON has no form for, or keys that are not strings.
     """
     _check_keys(value)
+    return canonical_text(value)
+
+
+def canonical_text(value: object) -> bytes:
+    """Return what `canonical_json` returns, for a value of which it is known that all keys are strings."""
     return _ENCODER.encode(value).encode()
 
 

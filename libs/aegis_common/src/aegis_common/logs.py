@@ -45,6 +45,8 @@ def setup_logging(service: str, level: str = "INFO", *, stream: IO[str] | None =
         level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
         stream: Where to; stderr if omitted.
     """
+    # no line tells them, and each record would look them up
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Lines(service))
     root = logging.getLogger()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aegis_common.canonical import canonical_json
+from aegis_common.canonical import canonical_json, canonical_text
 
 SCHEMA_VERSION: Final = 1
 GENESIS: Final = "0" * 64
@@ -60,9 +60,12 @@ def with_hash(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def hashed_line(record: dict[str, Any]) -> tuple[str, bytes]:
-    """Return the hash of *record*, and its line: `with_hash(record)` as canonical JSON, written once."""
+    """Return the hash of *record*, and its line: `with_hash(record)` as canonical JSON, written once.
+
+    Its keys have to be strings, at any depth.
+    """
     before, after = (
-        canonical_json({name: value for name, value in record.items() if (name < _HASH) is first})[1:-1]
+        canonical_text({name: value for name, value in record.items() if (name < _HASH) is first})[1:-1]
         for first in (True, False)
     )
     digest = hashlib.sha256(_object(before, after)).hexdigest()

@@ -76,15 +76,28 @@ class Admission:
         """
         return _Held(self, claim)
 
+    @property
+    def free(self) -> bool:
+        """Whether a call could start at once."""
+        return self._slots.free
+
     async def begin(self, claim: Claim) -> float:
         """Take a slot, as `slot` does; return when it was taken, for `end`."""
         if self._slots.free:
-            refusal = self._too_short(claim)
-            if refusal is not None:
-                raise refusal
-            self._slots.take_free(claim)
-        else:
-            await self._queue(claim)
+            return self.begin_now(claim)
+        await self._queue(claim)
+        return self._clock()
+
+    def begin_now(self, claim: Claim) -> float:
+        """Take a slot while there is a free one; return when it was taken, for `end`.
+
+        Raises:
+            ToolTimeout: The call has too little time left to be started.
+        """
+        refusal = self._too_short(claim)
+        if refusal is not None:
+            raise refusal
+        self._slots.take_free(claim)
         return self._clock()
 
     def end(self, claim: Claim, begun: float) -> None:

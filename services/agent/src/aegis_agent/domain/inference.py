@@ -112,6 +112,14 @@ class LoadedModel(Protocol):
         """What it holds."""
         ...
 
+    def run_now(self, inputs: Tensors) -> Run | None:
+        """Run the model where that keeps nobody waiting; return None, and do nothing, where it would.
+
+        Raises:
+            ToolFailed: The model reported an error.
+        """
+        ...
+
     async def run(self, inputs: Tensors, *, deadline: float, start_by: float) -> Run:
         """Run the model. When this is cancelled, the work stops before it returns.
 
@@ -180,6 +188,14 @@ class ModelRunner(Runner, Protocol):
 
     def unload(self) -> None:
         """Free its memory as soon as nobody uses it; the next inference loads it again."""
+        ...
+
+    def is_quick(self, inputs: Tensors) -> bool:
+        """Return whether the model is in memory and runs in the event loop: such a run never waits."""
+        ...
+
+    def infer_now(self, inputs: Tensors, *, arrived: float) -> Run | None:
+        """Do what `infer` does for inputs for which `is_quick` holds; None means that it did nothing."""
         ...
 
     async def infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:

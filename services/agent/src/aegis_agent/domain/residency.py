@@ -63,14 +63,20 @@ class Residency:
     async def enter(self, slot: Slot) -> LoadedModel:
         """Begin to use a model; see `use`. Whoever has entered leaves."""
         slot.users += 1
-        if slot.loaded is not None:
-            self._slots[slot] = self._slots.pop(slot)
-            return slot.loaded
+        model = self.touch(slot)
+        if model is not None:
+            return model
         try:
             return await self._fill(slot)
         except BaseException:
             self.leave(slot)
             raise
+
+    def touch(self, slot: Slot) -> LoadedModel | None:
+        """Return a model that is in memory, as the one that was used last; None where it is not."""
+        if slot.loaded is not None:
+            self._slots[slot] = self._slots.pop(slot)
+        return slot.loaded
 
     def leave(self, slot: Slot) -> None:
         """Use a model no longer."""

@@ -27,6 +27,9 @@ class BundledModel:
     def memory_bytes(self) -> int:
         return self._model.memory_bytes + self._extra_bytes
 
+    def run_now(self, inputs: Tensors) -> Run | None:
+        return self._model.run_now(inputs)
+
     async def run(self, inputs: Tensors, *, deadline: float, start_by: float) -> Run:
         return await self._model.run(inputs, deadline=deadline, start_by=start_by)
 

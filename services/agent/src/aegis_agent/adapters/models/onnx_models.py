@@ -66,11 +66,19 @@ class InProcessModel:
     def memory_bytes(self) -> int:
         return self._profile.memory_bytes
 
-    async def run(self, inputs: Tensors, *, deadline: float, start_by: float) -> Run:  # noqa: ARG002  # the caller's scope holds the deadline
-        profile = self._profile
+    def run_now(self, inputs: Tensors) -> Run | None:
+        if not is_quick(self._profile, inputs):
+            return None
         try:
-            if profile.inline_elements and _elements(inputs) <= profile.inline_elements:
-                return self._inline(inputs)
+            return self._inline(inputs)
+        except Exception as error:
+            raise _failed(self._tool, error) from error
+
+    async def run(self, inputs: Tensors, *, deadline: float, start_by: float) -> Run:  # noqa: ARG002  # the caller's scope holds the deadline
+        profile, done = self._profile, self.run_now(inputs)
+        if done is not None:
+            return done
+        try:
             rows = _rows(inputs) if profile.rows else 0
             if self._batcher is not None and 0 < rows <= min(MAX_ROWS, profile.piece_rows):
                 return await self._batcher.run(inputs, rows=rows, start_by=start_by)
@@ -168,6 +176,9 @@ class ChildModel:
     def memory_bytes(self) -> int:
         return self._memory_bytes
 
+    def run_now(self, inputs: Tensors) -> None:  # a child is always waited for
+        """Do nothing."""
+
     async def run(self, inputs: Tensors, *, deadline: float, start_by: float) -> Run:  # noqa: ARG002  # admission has as many slots as there are children
         arrived = asyncio.get_running_loop().time()
         sent = {
@@ -196,8 +207,10 @@ def _rows(inputs: Tensors) -> int:
     return counts.pop() if len(counts) == 1 else 0
 
 
-def _elements(inputs: Tensors) -> int:
-    return sum(array.size for array in inputs.values())
+def is_quick(profile: Profile, inputs: Tensors) -> bool:
+    """Return whether a run of *inputs* is so short that it is done in the event loop."""
+    limit = profile.inline_elements
+    return bool(limit) and sum(array.size for array in inputs.values()) <= limit
 
 
 def _failed(tool: str, error: Exception) -> ToolFailed:

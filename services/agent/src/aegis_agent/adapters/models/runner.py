@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aegis_agent.adapters.models.bundled import prepared
 from aegis_agent.adapters.models.forms.form import Form, Item
+from aegis_agent.adapters.models.onnx_models import is_quick
 from aegis_agent.domain.call import Call
 from aegis_agent.domain.errors import ToolOutputTooLarge
 from aegis_agent.domain.inference import LoadedModel, Profile, Run, Signature, Tensors
@@ -119,18 +121,30 @@ class OnnxRunner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def is_quick(self, inputs: Tensors) -> bool:
+        return self._slot.loaded is not None and is_quick(self.profile, inputs)
+
+    def infer_now(self, inputs: Tensors, *, arrived: float) -> Run | None:
+        self._check_available()
+        model = self._residency.touch(self._slot)
+        waited = time.monotonic() - arrived
+        run = model.run_now(inputs) if model is not None else None
+        return None if run is None else self._counted(run, arrived, waited)
+
     async def infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
         self._check_available()
         return await self._infer(inputs, arrived=arrived, deadline=deadline, start_by=start_by)
 
     async def _infer(self, inputs: Tensors, *, arrived: float, deadline: float, start_by: float) -> Run:
         """Run the model; a call that was let in finishes, whoever unloads the model meanwhile."""
-        loop = asyncio.get_running_loop()
         async with self._residency.use(self._slot) as model:
-            waited = loop.time() - arrived
+            waited = time.monotonic() - arrived
             run = await model.run(inputs, deadline=deadline, start_by=start_by)
+        return self._counted(run, arrived, waited)
+
+    def _counted(self, run: Run, arrived: float, waited: float) -> Run:
         self._check_size(run.outputs)
-        self.statistics.success.add(loop.time() - arrived)
+        self.statistics.success.add(time.monotonic() - arrived)
         self.statistics.ran(
             rows=run.rows,
             batch_rows=run.batch_rows,

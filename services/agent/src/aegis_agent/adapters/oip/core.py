@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -31,8 +30,7 @@ _PRIORITIES: Final = {1: Priority.HIGH, 2: Priority.NORMAL}
 _LARGE_TEXTS_BYTES: Final = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One input tensor of a request; either *raw* bytes or flat *values*."""
 
     name: str
@@ -49,26 +47,23 @@ class Input:
         return self.datatype == BYTES and len(self.raw) > _LARGE_TEXTS_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One output that is asked for."""
 
     name: str
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = _NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What one inference asks for."""
 
     inputs: Sequence[Input]
     outputs: Sequence[Output] = ()
-    parameters: Parameters = field(default_factory=dict)
+    parameters: Parameters = _NOTHING
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(NamedTuple):
     """One output of an answer."""
 
     name: str
@@ -77,8 +72,7 @@ class Answered:
     parameters: Parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of one request, and the version that answered it."""
 
     request: Request
