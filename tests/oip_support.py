@@ -102,10 +102,11 @@ async def publish(
     *,
     version: str = "v1",
     alias: str = "production",
+    kind: str = "onnx",
 ) -> None:
     """Put a version into the store and tell the agent of it."""
     labels = {"labels": ["red", "green", "blue"]}
-    manifest = await store.publish("default", model, version, data, format="onnx", provenance=labels)
+    manifest = await store.publish("default", model, version, data, format=kind, provenance=labels)
     await model_service_pb2_grpc.ModelServiceStub(channel).PublishModelVersion(
         model_service_pb2.PublishModelVersionRequest(
             parent=f"models/{model}", version=version, sha256=manifest.sha256, aliases=[alias]

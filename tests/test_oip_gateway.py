@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 import sys
@@ -20,12 +21,14 @@ from aegis_agent.settings import AgentSettings
 from aegis_common.pki import new_ed25519, public_key_pem, server_dns
 from aegis_common.settings import TokenSettings
 from aegis_common.signing import Signer, TrustedKeys
+from aegis_common.store.bundle import FORMAT_BUNDLE
 from aegis_common.store.models import ModelStore
 from aegis_common.store.objects import ObjectStore
 from aegis_common.testing.pki import ISSUER, Mesh
 from aegis_common.testing.ports import free_ports
 from aegis_gateway.config import GatewaySettings
 from aegis_gateway.testing import running_gateway
+from bundle_support import BLUE, COLOURS, bundle, mean_colour, picture
 from oip_support import identity, publish, scores
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
@@ -38,7 +41,7 @@ class Doors:
     def __init__(self, mesh: Mesh, machines: int, people: int) -> None:
         self.mesh, self.machines, self.people = mesh, machines, people
 
-    async def triton(self, account: str) -> dict[str, Any]:
+    async def triton(self, account: str, **more: str) -> dict[str, Any]:
         tls = self.mesh.tls(account)
         options = {
             "url": f"127.0.0.1:{self.machines}",
@@ -46,6 +49,7 @@ class Doors:
             "key": str(tls.key),
             "cert": str(tls.cert),
             "name": server_dns("gateway", "aegis"),
+            **more,
         }
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(TRITON), json.dumps(options), stdout=asyncio.subprocess.PIPE
@@ -55,10 +59,10 @@ class Doors:
         found: dict[str, Any] = json.loads(out)
         return found
 
-    async def rest(self, role: str, **options: Any) -> httpx.Response:
+    async def rest(self, role: str, path: str = "/v2/models/colours/infer", **options: Any) -> httpx.Response:
         context = ssl.create_default_context(cafile=str(self.mesh.ca.bundle))
         headers = {"authorization": f"Bearer {self.mesh.token(roles=[role])}", **options.pop("headers", {})}
-        url = f"https://localhost:{self.people}/v2/models/colours/infer"
+        url = f"https://localhost:{self.people}{path}"
         async with httpx.AsyncClient(verify=context, trust_env=False, timeout=60) as http:
             return await http.post(url, headers=headers, **options)
 
@@ -85,6 +89,8 @@ async def doors(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Doors
             await publish(channel, store, "colours", scores())
             await publish(channel, store, "words", identity(TensorProto.STRING, ["n", 3]))
             await publish(channel, store, "halves", identity(TensorProto.FLOAT16, ["n", "m"]))
+            pictures = bundle(COLOURS, mean_colour())
+            await publish(channel, store, "pictures", pictures, kind=FORMAT_BUNDLE)
         gateway = GatewaySettings(
             machines_listen=f"127.0.0.1:{machines}",
             people_listen=f"127.0.0.1:{people}",
@@ -148,3 +154,16 @@ async def test_rest_through_the_gateway_with_a_token(doors: Doors) -> None:
     assert (allowed.status_code, allowed.json()["outputs"][0]["data"]) == (200, [0, 1, 0])
     assert refused.status_code == 403
     assert (binary.status_code, binary.headers["inference-header-content-length"] > "0") == (200, True)
+
+
+async def test_a_bundle_takes_images_as_a_tool_and_tensors_as_a_model(doors: Doors) -> None:
+    """Beside those of the other tests, on the same replica, through the same gateway."""
+    part = {"inlineBytes": base64.b64encode(picture(BLUE)).decode(), "mediaType": "image/png"}
+    answer = await doors.rest("operator", "/v1/tools/pictures:dispatch", json={"payload": [part]})
+    broken = {"payload": [part | {"inlineBytes": part["inlineBytes"][:60]}]}
+    refused = await doors.rest("operator", "/v1/tools/pictures:dispatch", json=broken)
+    tensors = await doors.triton("sdk", pictures="pictures")
+
+    assert answer.json()["result"][0]["json"]["labels"][0] == {"label": "blue", "score": 1}
+    assert (refused.status_code, refused.json()["details"][0]["reason"]) == (400, "INVALID_TOOL_INPUT")
+    assert tensors["classes"] == ["1.000000:1:green", "1.000000:2:blue"]

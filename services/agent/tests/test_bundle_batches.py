@@ -12,14 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from services.agent.tests.model_bundles import (
+from services.agent.tests.model_bundles import Bundles, ask
+
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.adapters.models.runner import OnnxRunner
+from aegis_agent.domain.inference import Strategy
+from aegis_agent.domain.tool import Tool
+from bundle_support import (
     COLOURS,
     EMBEDDING,
     FLOATS,
     IRIS,
     WORDS,
-    Bundles,
-    ask,
     bundle,
     mean_colour,
     model,
@@ -27,11 +31,6 @@ from services.agent.tests.model_bundles import (
     tokenizer,
     word_model,
 )
-
-from aegis_agent.adapters.children.fork_server import ForkServer
-from aegis_agent.adapters.models.runner import OnnxRunner
-from aegis_agent.domain.inference import Strategy
-from aegis_agent.domain.tool import Tool
 
 WIDTH = 192
 Made = Callable[[bytes], Tool]

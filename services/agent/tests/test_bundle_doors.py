@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 from services.agent.tests.mcp_agent import Agent
-from services.agent.tests.model_bundles import BLUE, COLOURS, bundle, mean_colour, picture
 from services.agent.tests.oip_agent import Stack, failure, running_oip
 from services.agent.tests.test_oip import TRITON
 
@@ -22,6 +21,7 @@ from aegis.agent.v1 import part_pb2
 from aegis_common.errors import ErrorKind
 from aegis_common.pki import server_dns
 from aegis_common.store.bundle import FORMAT_BUNDLE
+from bundle_support import BLUE, COLOURS, bundle, mean_colour, picture
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,21 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from services.agent.tests.model_bundles import (
-    BLUE,
-    COLOURS,
-    IRIS,
-    RAW,
-    RED,
-    Bundles,
-    affine,
-    ask,
-    bundle,
-    mean_colour,
-    picture,
-    put,
-    version_of,
-)
+from services.agent.tests.model_bundles import Bundles, ask, put, version_of
 from services.agent.tests.model_publisher import Publisher, agent
 
 from aegis_agent.adapters.children.fork_server import ForkServer
@@ -32,6 +18,7 @@ from aegis_agent.adapters.models.examples import difference
 from aegis_agent.domain.errors import ModelNotLoadable, UnknownModel
 from aegis_agent.domain.model_errors import ModelExampleFailed
 from aegis_common.store.errors import InvalidModelBundle
+from bundle_support import BLUE, COLOURS, IRIS, RAW, RED, affine, bundle, mean_colour, picture
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -13,19 +13,7 @@ import pytest
 import pytest_asyncio
 from onnx import TensorProto
 from PIL import Image
-from services.agent.tests.model_bundles import (
-    BLUE,
-    COLOURS,
-    GREEN,
-    RED,
-    Bundles,
-    ask,
-    bundle,
-    encoded,
-    large_grey,
-    mean_colour,
-    picture,
-)
+from services.agent.tests.model_bundles import Bundles, ask
 
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.children.setup import WorkerLimits
@@ -34,6 +22,7 @@ from aegis_agent.domain.errors import InvalidToolInput
 from aegis_agent.domain.exceeded import ToolMemoryExceeded
 from aegis_agent.domain.tool import Tool
 from aegis_common.store.errors import InvalidModelBundle
+from bundle_support import BLUE, COLOURS, GREEN, RED, bundle, encoded, large_grey, mean_colour, picture
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import onnxruntime
 import pytest
-from services.agent.tests.model_bundles import RAW, Bundles, affine, ask, bundle
+from services.agent.tests.model_bundles import Bundles, ask
 
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.models.options import ModelOptions
 from aegis_agent.domain.errors import ModelNotLoadable
 from aegis_agent.domain.model_tools import runner_of
+from bundle_support import RAW, affine, bundle
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ORT: Any = onnxruntime

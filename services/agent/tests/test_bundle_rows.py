@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from onnx import TensorProto, helper
-from services.agent.tests.model_bundles import FLOATS, IRIS, RAW, Bundles, affine, ask, bundle, model
+from services.agent.tests.model_bundles import Bundles, ask
 
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.domain.errors import InvalidToolInput, ToolFailed
 from aegis_agent.domain.tool import Tool
 from aegis_common.store.errors import InvalidModelBundle
+from bundle_support import FLOATS, IRIS, RAW, affine, bundle, model
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,20 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper
-from services.agent.tests.model_bundles import (
-    BLUE,
-    COLOURS,
-    FLOATS,
-    RED,
-    Bundles,
-    ask,
-    bundle,
-    large_grey,
-    mean_colour,
-    model,
-    picture,
-    put,
-)
+from services.agent.tests.model_bundles import Bundles, ask, put
 from services.agent.tests.model_publisher import Publisher, agent
 
 from aegis_agent.adapters.children.fork_server import ForkServer
@@ -32,6 +19,7 @@ from aegis_agent.domain.model_errors import ModelUnloaded
 from aegis_agent.domain.model_tools import runner_of
 from aegis_agent.domain.tool import Tool
 from aegis_common.testing.waiting import until
+from bundle_support import BLUE, COLOURS, FLOATS, RED, bundle, large_grey, mean_colour, model, picture
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from onnx import TensorProto, helper
-from services.agent.tests.model_bundles import (
+from services.agent.tests.model_bundles import Bundles, ask
+
+from aegis_agent.adapters.children.fork_server import ForkServer
+from aegis_agent.domain.errors import InvalidToolInput, ModelNotLoadable
+from aegis_agent.domain.model_tools import runner_of
+from aegis_agent.domain.tool import Tool
+from aegis_common.store.errors import InvalidModelBundle
+from bundle_support import (
     COLOURS,
     EMBEDDING,
     FLOATS,
     RAW,
     SENTIMENT,
-    Bundles,
-    ask,
     bundle,
     mean_colour,
     model,
@@ -25,12 +30,6 @@ from services.agent.tests.model_bundles import (
     tokenizer,
     word_model,
 )
-
-from aegis_agent.adapters.children.fork_server import ForkServer
-from aegis_agent.domain.errors import InvalidToolInput, ModelNotLoadable
-from aegis_agent.domain.model_tools import runner_of
-from aegis_agent.domain.tool import Tool
-from aegis_common.store.errors import InvalidModelBundle
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
