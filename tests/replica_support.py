@@ -167,7 +167,10 @@ class Replicas:
 
     def revive(self, agent: Agent) -> None:
         """Start a replica again, as its supervisor would, and wait until the gateway uses both."""
+        served = len(agent.said("serving"))
         agent.start()
+        # The gateway may not even have noticed that it was away.
+        until(lambda: len(agent.said("serving")) > served, f"{agent.name} serves")
         until(lambda: self.healthy() == 4, f"{agent.name} is healthy")
 
     @contextmanager

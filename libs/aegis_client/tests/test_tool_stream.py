@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from aegis_client import (
@@ -55,6 +56,16 @@ async def test_the_async_client_gives_the_same_events(deployment: Deployment) ->
         events = [event async for event in client.tools.stream("echo", {"n": 1})]
 
     assert [type(event) for event in events] == [ToolStarted, ToolProgress, ToolLog, ToolItem, ToolResult]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE])
+def test_a_stream_that_breaks_on_its_way_is_unavailable_whatever_a_proxy_calls_it(
+    deployment: Deployment, code: grpc.StatusCode
+) -> None:
+    deployment.faults.orders["DispatchStream"] = [code]
+
+    with deployment.client() as client, pytest.raises(Unavailable, match="broke"):
+        list(client.tools.stream("echo"))
 
 
 def test_an_error_on_the_way_is_raised_by_the_loop(deployment: Deployment) -> None:

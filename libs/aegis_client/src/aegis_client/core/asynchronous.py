@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from aegis_client.core.connection import Connection
 from aegis_client.core.operation import Feed, Listing, Method, Operation, Upload, Watch
-from aegis_client.core.retry import Attempts, Course, RetryPolicy
+from aegis_client.core.retry import Attempts, Course, RetryPolicy, told_as_broken
 from aegis_client.core.status import api_error
 from aegis_client.core.synchronous import Source, ended_early, serialized
 from aegis_client.errors import AegisApiError
@@ -121,7 +121,7 @@ class AsyncTransport:
                     if step.last:
                         return
         except grpc.RpcError as error:
-            raise api_error(error, trace_id) from error
+            raise told_as_broken(api_error(error, trace_id)) from error
         raise ended_early(trace_id)
 
     async def _unary(self, operation: Operation[Any], trace_id: str, within: float) -> Any:

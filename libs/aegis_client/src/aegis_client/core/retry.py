@@ -151,4 +151,11 @@ class Course(Generic[T]):
     def _broken(self, error: AegisApiError) -> bool:
         if error.code == "DEADLINE_EXCEEDED":
             return self.deadline is None and not error.reason
-        return isinstance(error, Unavailable) or (error.code in _BROKEN and not error.reason)
+        return isinstance(told_as_broken(error), Unavailable)
+
+
+def told_as_broken(error: AegisApiError) -> AegisApiError:
+    """Return `Unavailable` for the error of a stream that broke on its way, any other error as it is."""
+    if error.reason or error.code not in _BROKEN:
+        return error
+    return Unavailable(f"the stream broke: {error.message}", code="UNAVAILABLE", trace_id=error.trace_id)
