@@ -19,9 +19,11 @@ import grpc.aio
 from aegis_agent.adapters.models.library import StoredModels
 from aegis_agent.adapters.models.loader import OnnxLoader
 from aegis_agent.adapters.models.options import ModelOptions
+from aegis_agent.adapters.oip.repository import Repository
 from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
 from aegis_agent.domain.inferences import Inferences
 from aegis_agent.domain.models import Models
+from aegis_agent.domain.replicas import Alone
 from aegis_agent.main import running
 from aegis_agent.manager import AgentManager
 from aegis_agent.settings import AgentSettings
@@ -102,7 +104,8 @@ async def bare(folder: Path) -> None:
         models = Models(library, loader, manager.registry)
         await models.start()
         server = grpc.aio.server(interceptors=[Anybody()])
-        add_to_server(InferenceServicer(Inferences(models), version="bench"), server)
+        repository = Repository(models, Alone())
+        add_to_server(InferenceServicer(Inferences(models), repository, version="bench"), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         await told(port)

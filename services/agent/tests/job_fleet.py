@@ -45,17 +45,21 @@ HANG_GUARD_S = 60.0
 class Fleet:
     """Two agents on one job store, and stubs by account."""
 
-    def __init__(self, mesh: Mesh, ports: list[int], folder: Path) -> None:
+    def __init__(self, mesh: Mesh, ports: list[int], folder: Path, redis_url: str) -> None:
         self.mesh = mesh
         self.ports = ports
         self.folder = folder
+        self.redis_url = redis_url
         self._channels: list[grpc.aio.Channel] = []
 
-    def jobs(self, account: str = "sdk", *, agent: int = 0) -> pb_grpc.JobServiceAsyncStub:
+    def channel(self, account: str = "sdk", *, agent: int = 0) -> grpc.aio.Channel:
         target = f"127.0.0.1:{self.ports[agent]}"
         channel = mesh_channel(target, service="agent", tls=self.mesh.tls(account))
         self._channels.append(channel)
-        return pb_grpc.JobServiceStub(channel)
+        return channel
+
+    def jobs(self, account: str = "sdk", *, agent: int = 0) -> pb_grpc.JobServiceAsyncStub:
+        return pb_grpc.JobServiceStub(self.channel(account, agent=agent))
 
     async def artifact(self, name: str, *, account: str = "sdk") -> artifact_pb.Artifact:
         target = f"127.0.0.1:{self.ports[0]}"
@@ -103,7 +107,7 @@ async def fleet_in(folder: Path, agents: list[dict[str, Any]]) -> AsyncIterator[
             audit = {"audit_dir": folder / "audit" / str(number), "instance": f"agent-{number}"}
             settings = settings_of(mesh, folder, url, **audit, **changes)
             ports.append((await stack.enter_async_context(running(settings))).port)
-        fleet = Fleet(mesh, ports, folder)
+        fleet = Fleet(mesh, ports, folder, url)
         yield fleet
         await fleet.close()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from services.agent.tests.agent_stack import action
-from services.agent.tests.job_fleet import fleet_in
-from services.agent.tests.model_publisher import Publisher
+from services.agent.tests.job_fleet import Fleet, failure, fleet_in
+from services.agent.tests.model_publisher import Publisher, ask
 
 from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
 from aegis.agent.v1 import model_service_pb2 as model_pb
@@ -21,19 +21,23 @@ from aegis_agent import AgentManager
 from aegis_agent.adapters.jobs.connection import connect
 from aegis_agent.adapters.models import library
 from aegis_agent.adapters.models.loader import OnnxLoader
+from aegis_agent.adapters.models.loading import LoadRecords
 from aegis_agent.adapters.models.options import ModelOptions
+from aegis_agent.adapters.oip.messages import SERVICE, method_types
 from aegis_agent.adapters.replicas.roster import PREFIX, Roster
 from aegis_agent.domain.models import Models
 from aegis_agent.domain.replicas import ReplicaState, ReplicaStatus
-from aegis_common.rpc.channel import mesh_channel
+from aegis_common.clock import utc_now
+from aegis_common.errors import AegisError, ErrorKind
 from aegis_common.signing import Signer, TrustedKeys
 from aegis_common.store.models import ModelStore
 from aegis_common.store.objects import ObjectStore
 from aegis_common.testing.redis import RedisServer
 
 Make = Callable[..., bytes]
-LONG = timedelta(seconds=60)
+LONG = timedelta(seconds=10)
 SHORT = timedelta(seconds=0.3)
+TYPES = method_types()
 LIVE, LAGGING, REFUSED, UNKNOWN = ReplicaState
 
 
@@ -60,6 +64,23 @@ class Replica:
         done = await self.models.changes.set_alias("colours", alias, version, tenant="default", by="tester")
         return await self.roster.settled(done.change, within=within)
 
+    async def ask_for(self, what: str) -> list[ReplicaStatus]:
+        """Have the model loaded or unloaded everywhere."""
+        done = await getattr(self.models.loading, what)("colours", tenant="default", by="tester")
+        return await self.roster.settled(done.change, within=LONG)
+
+    async def refusal(self) -> str:
+        """Return why a call is refused, or nothing."""
+        try:
+            await ask(self.manager, [[1, 0, 0, 0]])
+        except AegisError as error:
+            return error.reason
+        return ""
+
+    def resident_bytes(self) -> int:
+        runner, _ = self.models.loaded(self.models.version("colours", "v1", tenant="default"))
+        return runner.resident_bytes if runner else 0
+
 
 @asynccontextmanager
 async def replica(
@@ -73,7 +94,7 @@ async def replica(
         stack.push_async_callback(roster.close)
         loader = OnnxLoader(manager.fork_server, ModelOptions())
         # Without news it would look too late for any test.
-        models = Models(stored, loader, manager.registry, sync_every=LONG * 9, report=roster.report)
+        models = Models(stored, loader, manager.registry, sync_every=LONG * 60, report=roster.report)
         roster.listen(models.look_soon)
         await models.start()
         stack.push_async_callback(models.close)
@@ -196,32 +217,94 @@ async def test_without_redis_the_answer_says_that_others_are_not_known_until_it_
         assert there.serves() == "v2"
 
 
-async def test_whoever_publishes_through_one_agent_is_told_of_both(tmp_path: Path, make_linear: Make) -> None:
+async def test_a_model_is_unloaded_and_loaded_on_all_replicas(
+    publisher: Publisher, redis: RedisServer, make_linear: Make
+) -> None:
+    async with replica("a", publisher, redis) as here, replica("b", publisher, redis) as there:
+        await here.publish(publisher, "v1", make_linear(), "production")
+        unloaded = await here.ask_for("unload")
+        refused = await there.refusal()
+        resident = there.resident_bytes()
+        async with replica("c", publisher, redis) as late:
+            refused_late = await late.refusal()
+        loaded = await there.ask_for("load")
+
+        assert told(unloaded) == [("a", LIVE), ("b", LIVE)]
+        assert (refused, refused_late, resident) == ("MODEL_UNLOADED", "MODEL_UNLOADED", 0)
+        assert told(loaded) == [("b", LIVE), ("a", LIVE)]
+        assert (await here.refusal(), await there.refusal()) == ("", "")
+        assert here.resident_bytes() > 0
+
+
+async def test_an_alias_that_moves_lets_calls_in_on_all_replicas(
+    publisher: Publisher, redis: RedisServer, make_linear: Make
+) -> None:
+    async with replica("a", publisher, redis) as here, replica("b", publisher, redis) as there:
+        await here.publish(publisher, "v1", make_linear(), "production")
+        await here.publish(publisher, "v2", make_linear())
+        await here.ask_for("unload")
+        await there.point("production", "v2")
+        async with replica("c", publisher, redis) as late:
+            after = [await each.refusal() for each in (here, there, late)]
+
+        assert after == ["", "", ""]
+
+
+async def test_a_replica_that_cannot_load_a_model_says_why(
+    publisher: Publisher, redis: RedisServer, make_linear: Make
+) -> None:
+    async with replica("a", publisher, redis) as here:
+        await here.publish(publisher, "v1", make_linear(), "production")
+        async with replica("b", publisher, redis, trusted=TrustedKeys()):
+            statuses = await here.ask_for("load")
+
+        assert told(statuses) == [("a", LIVE), ("b", REFUSED)]
+        assert statuses[1].message
+
+
+async def test_two_that_ask_at_once_are_one_after_the_other(publisher: Publisher) -> None:
+    records = LoadRecords(publisher.objects, clock=utc_now)
+    asked = await asyncio.gather(
+        *(records.set("default", "colours", loaded=bool(number % 2), by="tester") for number in range(12))
+    )
+    last = max(asked, key=lambda loading: loading.number)
+
+    assert sorted(loading.number for loading in asked) == list(range(1, 13))
+    assert await records.get("default", "colours") == last
+    await records.set("default", "colours", loaded=True, by="tester")
+    assert len(await publisher.objects.list("default/agent-loading/colours")) == 8
+
+
+async def test_whoever_changes_something_through_one_agent_is_told_of_both(
+    tmp_path: Path, make_linear: Make
+) -> None:
     names = [{"advertise": f"host-{number}:1"} for number in range(2)]
-    async with fleet_in(tmp_path, names) as fleet, AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(
-                mesh_channel(f"127.0.0.1:{port}", service="agent", tls=fleet.mesh.tls("admin"))
-            )
-            for port in fleet.ports
-        ]
+    async with fleet_in(tmp_path, names) as fleet:
         objects = ObjectStore.open(f"file://{tmp_path / 'store'}")
         store = ModelStore(objects, Signer.load(tmp_path / "signing.key"), TrustedKeys())
-        about = {"domain": "rows"}
         manifest = await store.publish(
-            "default", "colours", "v1", make_linear(), format="onnx", provenance=about
+            "default", "colours", "v1", make_linear(), format="onnx", provenance={"domain": "rows"}
         )
-        models = model_grpc.ModelServiceStub(channels[0])
+        models = model_grpc.ModelServiceStub(fleet.channel("admin"))
         published = await models.PublishModelVersion(
             model_pb.PublishModelVersionRequest(
                 parent="models/colours", version="v1", sha256=manifest.sha256, aliases=["production"]
             )
         )
+        other = agent_grpc.AgentServiceStub(fleet.channel(agent=1))
         rows = action("colours", input=[[1, 0, 0, 0]])
-        answer = await agent_grpc.AgentServiceStub(channels[1]).Dispatch(rows)
+        answer = await other.Dispatch(rows)
         moved = await models.SetAlias(
             model_pb.SetAliasRequest(model="models/colours", alias="candidate", version="v1")
         )
+        await repository(fleet, "RepositoryModelUnload")
+        refused = await failure(other.Dispatch(rows))
+        await repository(fleet, "RepositoryModelLoad")
+        again = await other.Dispatch(rows)
+        ghost = Roster(connect(fleet.redis_url), name="ghost")
+        await ghost._renew()
+        lagging = await failure(repository(fleet, "RepositoryModelLoad", timeout=1))
+        await ghost.close()
 
     live = replica_pb2.ReplicaStatus.STATE_LIVE
     expected = [
@@ -229,4 +312,16 @@ async def test_whoever_publishes_through_one_agent_is_told_of_both(tmp_path: Pat
         for number in range(2)
     ]
     assert list(published.replicas) == list(moved.replicas) == expected
-    assert answer.model_version == "models/colours/versions/v1"
+    assert answer.model_version == again.model_version == "models/colours/versions/v1"
+    assert refused == (ErrorKind.FAILED_PRECONDITION, "MODEL_UNLOADED")
+    assert lagging == (ErrorKind.ABORTED, "REPLICAS_LAG")
+
+
+async def repository(fleet: Fleet, method: str, *, timeout: float = 60) -> None:  # noqa: ASYNC109
+    request, answer = TYPES[method]
+    call = fleet.channel("admin").unary_unary(
+        f"/{SERVICE}/{method}",
+        request_serializer=request.SerializeToString,
+        response_deserializer=answer.FromString,
+    )
+    await call(request(model_name="colours"), timeout=timeout)

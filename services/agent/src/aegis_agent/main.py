@@ -23,6 +23,7 @@ from aegis_agent.adapters.jobs.servicer import JobServicer
 from aegis_agent.adapters.mcp.door import McpDoor
 from aegis_agent.adapters.models.publisher_servicer import PublisherServicer
 from aegis_agent.adapters.models.servicer import ModelServicer
+from aegis_agent.adapters.oip.repository import Repository
 from aegis_agent.adapters.oip.rest_routes import RestForm
 from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
 from aegis_agent.adapters.remote.fleet import Fleet
@@ -71,6 +72,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         )
         await enter(mcp.running())
         inferences, build = Inferences(models, shared=manager.dispatcher.shared), version("aegis-agent")
+        repository = Repository(models, replicas)
         fleet = Fleet(manager.registry)
         workers, peers = wiring.workers_of(fleet, manager, settings), wiring.peers_of(fleet, settings)
         if peers:
@@ -87,7 +89,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                         publisher_grpc.add_PublisherServiceServicer_to_server,
                         PublisherServicer(Publishers(keys, library.announce_keys)),
                     ),
-                    (add_to_server, InferenceServicer(inferences, version=build)),
+                    (add_to_server, InferenceServicer(inferences, repository, version=build)),
                     (artifact_grpc.add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts)),
                     (job_grpc.add_JobServiceServicer_to_server, JobServicer(job_door)),
                     (worker_grpc.add_WorkerServiceServicer_to_server, workers),
@@ -95,7 +97,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                 telemetry=telemetry,
                 reflect_everything=True,
                 doors=wiring.http_doors(
-                    [*mcp.routes(), *RestForm(inferences, version=build).routes()], mcp, settings
+                    [*mcp.routes(), *RestForm(inferences, repository, version=build).routes()], mcp, settings
                 ),
             )
         )

@@ -55,17 +55,33 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChange:
-    """A version was published, or an alias was moved.
+    """A version was published, an alias was moved, or the model was loaded or unloaded.
 
     Attributes:
         id: Tells it from every other change.
-        topics: What of the model was changed: `version_topic`, `alias_topic`.
+        topics: What of the model was changed: `version_topic`, `alias_topic`, `LOADING_TOPIC`.
     """
 
     id: str
     tenant: str
     model: str
     topics: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Whether a model is to be in memory and to answer, as somebody last asked for.
+
+    Attributes:
+        number: 1 for the first time that somebody asked, then one more each time; 0 if nobody has.
+    """
+
+    number: int
+    loaded: bool
+
+
+LOADING_TOPIC: Final = "loading"
+"""What loads and unloads are about."""
 
 
 def version_topic(version: str) -> str:
@@ -107,6 +123,14 @@ class ModelLibrary(Protocol):
 
     async def remember(self, version: ModelVersion, *, by: str) -> None:
         """Record that the version has been published; a second time changes nothing."""
+        ...
+
+    async def loading(self, tenant: str, model: str) -> Loading:
+        """Return whether the model is to answer."""
+        ...
+
+    async def set_loading(self, tenant: str, model: str, *, loaded: bool, by: str) -> Loading:
+        """Record, for all replicas, that the model is to answer or not."""
         ...
 
     async def announce(self, tenant: str, model: str, topics: Iterable[str]) -> str:

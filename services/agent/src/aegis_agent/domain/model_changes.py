@@ -14,6 +14,7 @@ from aegis_agent.domain.model import (
     version_topic,
 )
 from aegis_agent.domain.model_errors import distrusted
+from aegis_agent.domain.model_loading import ModelLoading
 from aegis_agent.domain.model_tools import ModelTools, runner_of
 from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.replicas import Changed
@@ -27,15 +28,22 @@ class ModelChanges:
         registry: Tells which names are taken.
         known: Versions that this replica knows.
         tools: What runs them in this replica.
+        loading: A model that was unloaded answers again when its alias moves.
     """
 
     def __init__(
-        self, library: ModelLibrary, registry: Registry, known: KnownVersions, tools: ModelTools
+        self,
+        library: ModelLibrary,
+        registry: Registry,
+        known: KnownVersions,
+        tools: ModelTools,
+        loading: ModelLoading,
     ) -> None:
         self._library = library
         self._registry = registry
         self._known = known
         self._tools = tools
+        self._loading = loading
 
     async def publish(
         self, name: str, version: str, *, sha256: str, aliases: Iterable[str], tenant: str, by: str
@@ -73,7 +81,8 @@ class ModelChanges:
             tool = await self._tools.ready(found) if moves else None
             self.check_known(found)
             await self._library.set_alias(tenant, name, alias, version, by=by)
-            topics = version_topic(version), alias_topic(alias)
+            topics = [version_topic(version), alias_topic(alias)]
+            topics += await self._loading.reopen(name, tenant=tenant, by=by) if moves else []
             change = await self._library.announce(tenant, name, topics)
             if tool is not None:
                 self.check_known(found)
@@ -128,7 +137,8 @@ class ModelChanges:
             for alias in sorted(aliases):
                 await self._library.set_alias(tenant, name, alias, version.version, by=by)
                 topics.append(alias_topic(alias))
-                if alias == PRODUCTION:
+                if alias == PRODUCTION and self._tools.served(tenant, name) != version.version:
+                    topics += await self._loading.reopen(name, tenant=tenant, by=by)
                     self.check_known(version)
                     self._tools.serve(tool, tenant)
         finally:

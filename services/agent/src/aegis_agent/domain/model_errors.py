@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from aegis_agent.domain.model import ModelVersion
+from aegis_agent.domain.model import PRODUCTION, ModelVersion
 from aegis_common.errors import AegisError, ErrorKind
 from aegis_common.store.errors import ModelSignatureInvalid
 
@@ -15,19 +15,24 @@ class ModelNotServed(AegisError):
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "MODEL_NOT_SERVED"
 
+    @classmethod
+    def named(cls, name: str) -> ModelNotServed:
+        return cls(
+            f"no version of model {name!r} answers: set the alias {PRODUCTION!r} to one that can be served, "
+            "or name a version",
+            model=name,
+        )
+
 
 class ModelUnloaded(AegisError):
-    """Somebody has unloaded it on this replica."""
+    """Somebody has unloaded it."""
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "MODEL_UNLOADED"
 
     @classmethod
     def named(cls, name: str) -> ModelUnloaded:
-        return cls(
-            f"model {name!r} has been unloaded in this replica; RepositoryModelLoad brings it back",
-            model=name,
-        )
+        return cls(f"model {name!r} has been unloaded; RepositoryModelLoad brings it back", model=name)
 
 
 def distrusted(model: str, version: str, key_id: str) -> ModelSignatureInvalid:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from aegis_agent.domain.model import (
+    LOADING_TOPIC,
     PRODUCTION,
     ModelChange,
     ModelLibrary,
@@ -61,6 +62,14 @@ class Follower(Protocol):
 
         Raises:
             AegisError: Why it cannot be served.
+        """
+        ...
+
+    async def follow_loading(self, tenant: str, model: str) -> None:
+        """Load or unload the model if somebody has asked for it since the last time.
+
+        Raises:
+            AegisError: Why it cannot be loaded.
         """
         ...
 
@@ -133,6 +142,10 @@ class ModelSync:
             await self._follower.follow_alias(*name)
         except AegisError as error:
             faults[alias_topic(PRODUCTION)] = error
+        try:
+            await self._follower.follow_loading(*name)
+        except AegisError as error:
+            faults[LOADING_TOPIC] = error
         self._tell_all("/".join(name), faults)
         if any(fault.kind is ErrorKind.UNAVAILABLE for fault in faults.values()):
             self._due[name] += changes

@@ -15,8 +15,9 @@ from aegis_agent.domain.known_versions import KnownVersions
 from aegis_agent.domain.model import PRODUCTION, Model, ModelLibrary, ModelLoader, ModelVersion
 from aegis_agent.domain.model_changes import ModelChanges
 from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded, distrusted
+from aegis_agent.domain.model_loading import ModelLoading
 from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync, Report, tell_nobody
-from aegis_agent.domain.model_tools import ModelTools, runner_of
+from aegis_agent.domain.model_tools import ModelTools
 from aegis_agent.domain.registry import Registration, Registry
 
 _log: Final = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Models:
 
     Attributes:
         changes: Publishes versions and moves aliases.
+        loading: Loads and unloads.
     """
 
     def __init__(
@@ -48,7 +50,8 @@ class Models:
         self._library = library
         self._known = KnownVersions()
         self._tools = ModelTools(library, loader, registry)
-        self.changes: Final = ModelChanges(library, registry, self._known, self._tools)
+        self.loading: Final = ModelLoading(library, self._known, self._tools)
+        self.changes: Final = ModelChanges(library, registry, self._known, self._tools, self.loading)
         self._sync_every_s = sync_every.total_seconds()
         self._sync = ModelSync(library, self, report=report)
         self._news = asyncio.Event()
@@ -137,31 +140,6 @@ class Models:
         served = self._production(name, tenant=tenant)
         return self.version(name, served.tool.model_version, tenant=tenant)
 
-    async def load(self, name: str, *, tenant: str) -> None:
-        """Bring the version that answers into memory, and let calls in again after an `unload`.
-
-        Raises:
-            UnknownModel: The tenant has no such model.
-            ModelNotServed: No version answers.
-            AegisError: Why it cannot be loaded.
-        """
-        self.versions(name, tenant=tenant)
-        async with self._tools.lock(tenant, name):
-            served = self._production(name, tenant=tenant)
-            await runner_of(served.tool).load()
-            self._tools.let_in(name, tenant=tenant, allowed=True)
-
-    def unload(self, name: str, *, tenant: str) -> None:
-        """Free a model's memory; calls in flight finish, later ones are refused until it is loaded again.
-
-        Raises:
-            UnknownModel: The tenant has no such model.
-        """
-        self.versions(name, tenant=tenant)
-        self._tools.let_in(name, tenant=tenant, allowed=False)
-        for tool in self._tools.of(name, tenant=tenant):
-            runner_of(tool).unload()
-
     def loaded(self, version: ModelVersion) -> tuple[ModelRunner | None, bool]:
         """Return what runs a version, or None before it was first needed, and whether it lets calls in."""
         is_open = self._tools.is_open(version.model, tenant=version.tenant)
@@ -211,6 +189,14 @@ class Models:
                 self.changes.check_known(known)
                 self._tools.serve(tool, tenant)
 
+    async def follow_loading(self, tenant: str, model: str) -> None:
+        """Load or unload the model if somebody has asked for it since the last time.
+
+        Raises:
+            AegisError: Why it cannot be loaded.
+        """
+        await self.loading.follow(model, tenant=tenant)
+
     async def _keep_in_step(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
@@ -226,11 +212,7 @@ class Models:
         if found is not None:
             return found
         self.versions(name, tenant=tenant)
-        raise ModelNotServed(
-            f"no version of model {name!r} answers: set the alias {PRODUCTION!r} to one that can be served, "
-            "or name a version",
-            model=name,
-        )
+        raise ModelNotServed.named(name)
 
 
 async def _unless_at_fault(turn: Callable[[], Awaitable[None]]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
+
+from aegis_common.errors import AegisError, ErrorKind
 
 MAX_WAIT: Final = timedelta(seconds=5)
 """Longest time that the maker of a change waits for the other replicas."""
@@ -83,6 +85,24 @@ class Replicas(Protocol):
             within: Longest wait.
         """
         ...
+
+
+class NotEverywhere(AegisError):
+    """What was asked for is done, and another replica has not followed.
+
+    It is not `UNAVAILABLE`: channels would ask again by themselves until the reason is lost to the deadline.
+    """
+
+    kind = ErrorKind.ABORTED
+    reason = "REPLICAS_LAG"
+
+    @classmethod
+    def of(cls, what: str, behind: Sequence[ReplicaStatus]) -> NotEverywhere:
+        told = "; ".join(f"{item.replica}: {item.message}" for item in behind)
+        return cls(
+            f"{what} here, and recorded for all replicas; not there yet: {told}. Ask again",
+            replicas=",".join(item.replica for item in behind),
+        )
 
 
 class Alone:

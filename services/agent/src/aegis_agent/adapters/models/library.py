@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from aegis_agent.adapters.models.loading import LoadRecords
 from aegis_agent.adapters.models.marks import EVERY_MODEL, KEYS_TOPIC, ModelMarks
 from aegis_agent.adapters.models.publisher_keys import StoredPublisherKeys, public_keys
-from aegis_agent.domain.model import ModelChange, ModelVersion
+from aegis_agent.domain.model import Loading, ModelChange, ModelVersion
 from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.publishers import KeyState, PublisherKey
 from aegis_common.canonical import canonical_json
@@ -52,6 +53,7 @@ class StoredModels:
         self._keys = keys or StoredPublisherKeys(objects, None)
         self._max_model_bytes = max_model_bytes
         self._aliases = Aliases(objects, clock=clock)
+        self._loading = LoadRecords(objects, clock=clock)
         self._marks = ModelMarks(objects, self._models, clock=clock)
         self._clock = clock
 
@@ -116,6 +118,12 @@ class StoredModels:
         await self._objects.put_if_absent(
             object_key(*_INDEX, f"{version.tenant}.json"), canonical_json(entry)
         )
+
+    async def loading(self, tenant: str, model: str) -> Loading:
+        return await self._loading.get(tenant, model)
+
+    async def set_loading(self, tenant: str, model: str, *, loaded: bool, by: str) -> Loading:
+        return await self._loading.set(tenant, model, loaded=loaded, by=by)
 
     async def names(self) -> list[tuple[str, str]]:
         return [(tenant, model) for tenant in await self._tenants() for model in await self._models(tenant)]

@@ -15,6 +15,7 @@ from aegis_agent.adapters.http.routes import Request, Route
 from aegis_agent.adapters.oip.core import Core
 from aegis_agent.adapters.oip.describe import Describer
 from aegis_agent.adapters.oip.messages import SERVICE
+from aegis_agent.adapters.oip.repository import Repository
 from aegis_agent.adapters.oip.rest import HEADER_LENGTH, plain, read_body, read_request, write_response
 from aegis_agent.adapters.oip.servicer import NO_PARAMETERS, caller, time_left
 from aegis_agent.domain.inferences import Inferences
@@ -31,9 +32,9 @@ _REPOSITORY: Final = "/v2/repository"
 class RestForm:
     """Translate only, as the servicer does."""
 
-    def __init__(self, inferences: Inferences, *, version: str) -> None:
+    def __init__(self, inferences: Inferences, repository: Repository, *, version: str) -> None:
         self._core = Core(inferences)
-        self._models = inferences.models
+        self._repository = repository
         self._describer = Describer(inferences, version=version)
 
     def routes(self) -> list[Route]:
@@ -110,14 +111,12 @@ class RestForm:
         body, _raw = read_body(await request.body(), None)
         if body.get("parameters"):
             raise InvalidInferenceRequest.at("parameters", NO_PARAMETERS)
-        current_call().notes["model"] = name
-        await self._models.load(name, tenant=_tenant())
+        await self._repository.load(name)
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
         name, _ = _names(request)
-        current_call().notes["model"] = name
-        self._models.unload(name, tenant=_tenant())
+        await self._repository.unload(name)
         return JSONResponse({})
 
 

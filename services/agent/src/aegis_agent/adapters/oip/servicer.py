@@ -27,6 +27,7 @@ from aegis_agent.adapters.oip.core import (
     flag,
 )
 from aegis_agent.adapters.oip.describe import Describer, check_repository
+from aegis_agent.adapters.oip.repository import Repository
 from aegis_agent.domain.call import Caller
 from aegis_agent.domain.inferences import Inferences
 from aegis_agent.domain.model_errors import InvalidInferenceRequest
@@ -65,9 +66,9 @@ class InferenceServicer:
 
     service_name: Final = pb.SERVICE
 
-    def __init__(self, inferences: Inferences, *, version: str) -> None:
+    def __init__(self, inferences: Inferences, repository: Repository, *, version: str) -> None:
         self._core = Core(inferences)
-        self._models = inferences.models
+        self._repository = repository
         self._describer = Describer(inferences, version=version)
 
     async def ServerLive(self, request: Any, context: Context) -> Any:
@@ -107,14 +108,12 @@ class InferenceServicer:
         check_repository(request.repository_name)
         if request.parameters:
             raise InvalidInferenceRequest.at("parameters", NO_PARAMETERS)
-        current_call().notes["model"] = request.model_name
-        await self._models.load(request.model_name, tenant=_tenant())
+        await self._repository.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Context) -> Any:
         check_repository(request.repository_name)
-        current_call().notes["model"] = request.model_name
-        self._models.unload(request.model_name, tenant=_tenant())
+        await self._repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def streamed(self, request: Any, who: Caller) -> Any:

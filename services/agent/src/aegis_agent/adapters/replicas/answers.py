@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from aegis.agent.v1 import replica_pb2 as pb
-from aegis_agent.domain.replicas import MAX_WAIT, Replicas, ReplicaState, ReplicaStatus
+from aegis_agent.domain.replicas import MAX_WAIT, NotEverywhere, Replicas, ReplicaState, ReplicaStatus
 from aegis_common.rpc.call import current_call
 
 # The caller's own deadline must not pass before the answer is there.
@@ -23,6 +23,18 @@ _STATES: Final = {
 async def everywhere(replicas: Replicas, change: str) -> list[pb.ReplicaStatus]:
     """Wait until all replicas have taken over a change of the current call, and return how far each is."""
     return [_message(status) for status in await replicas.settled(change, within=wait_left())]
+
+
+async def insist(replicas: Replicas, change: str, what: str) -> None:
+    """Wait as `everywhere` does, for an answer that has no place for how far each replica is.
+
+    Raises:
+        NotEverywhere: Another replica lags, or cannot follow; *what* has been done here.
+    """
+    statuses = await replicas.settled(change, within=wait_left())
+    behind = [item for item in statuses if item.state in (ReplicaState.LAGGING, ReplicaState.REFUSED)]
+    if behind:
+        raise NotEverywhere.of(what, behind)
 
 
 def wait_left() -> timedelta:

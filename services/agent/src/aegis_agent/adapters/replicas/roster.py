@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from aegis_agent.adapters.replicas.living import LIFE, Living, text
 from aegis_agent.domain.replicas import ReplicaState, ReplicaStatus
-from aegis_common.background import Every
+from aegis_common.background import Every, ended
 from aegis_common.clock import Clock, utc_now
 
 SCHEMA_VERSION: Final = 1
@@ -68,10 +68,8 @@ class Roster:
             await self._renew()
             await stack.enter_async_context(Every(_RENEW, self._renew, name="roster"))
             listening = asyncio.create_task(self._listen(), name="roster news")
-            stack.callback(listening.cancel)
+            stack.push_async_callback(ended, listening)
             yield
-        with suppress(asyncio.CancelledError):
-            await listening
         try:
             await self._living.leave()
         except _AWAY:
@@ -91,12 +89,15 @@ class Roster:
 
     async def settled(self, change: str, *, within: timedelta) -> list[ReplicaStatus]:
         found: list[ReplicaStatus] = []
+        now = asyncio.get_running_loop().time
+        until = now() + within.total_seconds()
         try:
-            async with asyncio.timeout(within.total_seconds()):
-                await asyncio.sleep(self._whole_at - asyncio.get_running_loop().time())
+            async with asyncio.timeout_at(until):
+                await asyncio.sleep(self._whole_at - now())
                 await self._client.publish(CHANNEL, change)
                 found = await self._others(change)
-                while any(status.state is ReplicaState.LAGGING for status in found):
+                # The clock is looked at, too: redis-py may lose the cancellation that ends the block.
+                while now() < until and any(item.state is ReplicaState.LAGGING for item in found):
                     await asyncio.sleep(_POLL_S)
                     found = await self._others(change)
         except TimeoutError:
