@@ -1,5 +1,7 @@
 """What an inference costs over the Open Inference Protocol, and what batching gains, against MLServer.
 
+Both log at their level INFO, a line for each request, each to a file of its own.
+
 MLServer pins its dependencies, so it lives in an environment of its own, `.venv-bench`, made when missing;
 where that fails, the bench says why and goes on without it.
 """
@@ -200,11 +202,15 @@ async def _ours(stack: AsyncExitStack, kind: str, folder: Path) -> Target:
     home.mkdir()
     for name in SHAPES:
         (home / f"{name}.onnx").symlink_to(folder / f"{name}.onnx")
-    process = await _started(stack, sys.executable, str(HERE / "oip_server.py"), kind, str(home))
+    log = home / "log"
+    command = (sys.executable, str(HERE / "oip_server.py"), kind, str(home))
+    process = await _started(stack, *command, stderr=log)
     assert process.stdout is not None
     async with asyncio.timeout(_START_S):
-        port = json.loads(await process.stdout.readline())["port"]
-    target = Target(psutil.Process(process.pid), f"127.0.0.1:{port}")
+        line = await process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{kind} has ended before it answered: {log.read_text()[-2000:]}")
+    target = Target(psutil.Process(process.pid), f"127.0.0.1:{json.loads(line)['port']}")
     if kind == "full":
         pair = next(home.rglob("sdk/tls.crt"))
         bundle = next(home.rglob("bundle.crt"))
@@ -244,8 +250,9 @@ async def _peer(stack: AsyncExitStack, folder: Path, options: dict[str, Any]) ->
         }
         (home / name / "model-settings.json").write_text(json.dumps(model))
     command = (str(ENVIRONMENT / "bin" / "mlserver"), "start", str(home))
-    process = await _started(stack, *command, cwd=home, quiet=True)
-    await _listens(port, process)
+    log = home / "log"
+    process = await _started(stack, *command, cwd=home, stdout=log, stderr=log)
+    await _listens(port, process, log)
     return Target(psutil.Process(process.pid), f"127.0.0.1:{port}")
 
 
@@ -265,11 +272,17 @@ def _install() -> str:
 
 
 async def _started(
-    stack: AsyncExitStack, *command: str, cwd: Path | None = None, quiet: bool = False
+    stack: AsyncExitStack,
+    *command: str,
+    cwd: Path | None = None,
+    stdout: Path | None = None,
+    stderr: Path | None = None,
 ) -> asyncio.subprocess.Process:
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    """Start a process; what it logs goes to files, for a terminal would cost it more than a request does."""
+    files = [stack.enter_context(path.open("ab")) if path else None for path in (stdout, stderr)]
+    pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=pipe, stdout=nothing if quiet else pipe, stderr=nothing if quiet else None, cwd=cwd
+        *command, stdin=pipe, stdout=files[0] or pipe, stderr=files[1], cwd=cwd
     )
     stack.push_async_callback(_ended, process)
     return process
@@ -285,7 +298,7 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def _listens(port: int, process: asyncio.subprocess.Process) -> None:
+async def _listens(port: int, process: asyncio.subprocess.Process, log: Path) -> None:
     async with asyncio.timeout(_START_S):
         while process.returncode is None:
             try:
@@ -295,7 +308,7 @@ async def _listens(port: int, process: asyncio.subprocess.Process) -> None:
                 continue
             writer.close()
             return
-    raise RuntimeError("MLServer has ended before it answered")
+    raise RuntimeError(f"MLServer has ended before it answered: {log.read_text()[-2000:]}")
 
 
 BENCH: Final = Bench(
