@@ -7,20 +7,33 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Self
 
 from mcp_types import Tool as RemoteTool
 
 from aegis_agent.adapters.foreign_schemas import check_foreign
-from aegis_agent.adapters.mcp.upstream import RemoteRunner, Upstream, UpstreamOptions, digest_of
+from aegis_agent.adapters.mcp.upstream import (
+    RemoteRunner,
+    Upstream,
+    UpstreamOptions,
+    digest_of,
+    may_be_repeated,
+)
 from aegis_agent.adapters.validation import SchemaChecks
-from aegis_agent.domain.registry import Registry
+from aegis_agent.domain.errors import InvalidTool
+from aegis_agent.domain.registry import EVERYONE, Registry
 from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 from aegis_common.background import Every
 from aegis_common.errors import AegisError
 
 _FIRST_LOOK_S: Final = 5.0
+_MAX_TOLD: Final = 10_000
+_MAX_PINS: Final = 10_000
+_MAX_NAME: Final = 100
+_MAX_NAMES: Final = 5
+_MAX_DESCRIPTION: Final = 16 << 10
 _OTHER: Final = re.compile(r"[^a-z0-9_.-]")
 # Text, media, or anything: what a tool without an output schema may give.
 _ANYTHING: Final[dict[str, Any]] = {"anyOf": [{"type": "string", "contentEncoding": "base64"}, {}]}
@@ -53,8 +66,8 @@ class Mounts:
         self._retire = retire
         self._upstreams = [Upstream(server) for server in servers]
         self._pins = {server.name: dict(server.pins) for server in servers}
-        self._offered: dict[str, set[str]] = {server.name: set() for server in servers}
-        self._told: set[tuple[str, str, str]] = set()
+        self._offered: dict[str, dict[str, _Offered]] = {server.name: {} for server in servers}
+        self._told: set[tuple[str, ...]] = set()
         self._every = Every(refresh, self.look, name="mcp servers")
         self._stack = AsyncExitStack()
 
@@ -84,45 +97,88 @@ class Mounts:
             # Its tools stay: each call says that the server is away.
             _log.warning("mcp server not listed", extra={"server": options.name, "error": str(error)})
             return
-        good = {}
+        good = self._good(options, listed)
+        offered = self._offered[options.name]
+        for name in [name for name, kept in offered.items() if kept.what != _what(good.get(name))]:
+            self._withdraw(options, name, offered.pop(name))
+        for name, remote in good.items():
+            if name not in offered and (tool := self._offer(upstream, name, remote)) is not None:
+                offered[name] = _Offered(_what(remote), tool)
+
+    def _good(self, options: UpstreamOptions, listed: Sequence[RemoteTool]) -> dict[str, RemoteTool]:
+        """Return the tools to offer, by our names; of those that would have one name, none."""
+        found: dict[str, list[RemoteTool]] = {}
         for tool in listed:
             if "*" in options.allow or tool.name in options.allow:
-                name = _local_name(options.prefix, tool.name)
-                if self._is_as_pinned(options, tool):
-                    good[name] = tool
-        offered = self._offered[options.name]
-        for name in offered - good.keys():
-            offered.discard(name)
-            self._retire(name)
-            _log.warning("tool of an mcp server withdrawn", extra={"server": options.name, "tool": name})
-        for name in good.keys() - offered:
-            if self._offer(upstream, name, good[name]):
-                offered.add(name)
+                found.setdefault(_local_name(options.prefix, tool.name), []).append(tool)
+        good = {}
+        for name, tools in found.items():
+            if len(tools) > 1:
+                told = ", ".join(sorted({tool.name[:_MAX_NAME] for tool in tools})[:_MAX_NAMES])
+                self._tell(options, name, f"of several tools: {told}")
+            elif self._is_as_pinned(options, tools[0]):
+                good[name] = tools[0]
+        return good
+
+    def _withdraw(self, options: UpstreamOptions, name: str, kept: _Offered) -> None:
+        found = self._registry.owned(name, owner=EVERYONE)
+        if found is None or found.tool is not kept.tool:
+            return  # another tool has taken its place since
+        self._retire(name)
+        _log.warning("tool of an mcp server withdrawn", extra={"server": options.name, "tool": name})
 
     def _is_as_pinned(self, options: UpstreamOptions, tool: RemoteTool) -> bool:
-        digest = digest_of(tool)
+        name = tool.name[:_MAX_NAME]
+        try:
+            digest = digest_of(tool)
+        except (ValueError, TypeError, RecursionError) as error:
+            self._tell(options, name, str(error))
+            return False
         pins = self._pins[options.name]
+        if tool.name not in pins and len(pins) >= _MAX_PINS:
+            self._tell(options, "", f"{_MAX_PINS} names have been seen; it is made to run out of memory")
+            return False
         pinned = pins.setdefault(tool.name, digest)
-        extra = {"server": options.name, "tool": tool.name, "digest": digest, "pinned": pinned}
-        if (options.name, tool.name, digest) not in self._told:
-            self._told.add((options.name, tool.name, digest))
+        extra = {"server": options.name, "tool": name, "digest": digest, "pinned": pinned}
+        if self._is_new(options.name, name, digest):
             if pinned != digest:
                 _log.error("tool of an mcp server has changed and is not offered; pin it anew", extra=extra)
             elif tool.name not in options.pins:
                 _log.warning("tool of an mcp server is not pinned; taken as it is now", extra=extra)
         return pinned == digest
 
-    def _offer(self, upstream: Upstream, name: str, remote: RemoteTool) -> bool:
+    def _offer(self, upstream: Upstream, name: str, remote: RemoteTool) -> Tool | None:
         try:
-            self._registry.add(_tool(upstream, name, remote))
+            tool = _tool(upstream, name, remote)
+            self._registry.add(tool)
         except AegisError as error:
-            key = (upstream.options.name, name, error.reason)
-            if key not in self._told:
-                self._told.add(key)
-                extra = {"server": upstream.options.name, "tool": name, "error": error.message}
-                _log.error("tool of an mcp server cannot be offered", extra=extra)
+            self._tell(upstream.options, name, error.message)
+            return None
+        return tool
+
+    def _tell(self, options: UpstreamOptions, name: str, error: str) -> None:
+        if self._is_new(options.name, name, error):
+            extra = {"server": options.name, "tool": name, "error": error}
+            _log.error("tool of an mcp server cannot be offered", extra=extra)
+
+    def _is_new(self, *what: str) -> bool:
+        """Tell whether something has not been logged yet; a server cannot make that list grow for ever."""
+        if what in self._told or len(self._told) >= _MAX_TOLD:
             return False
+        self._told.add(what)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """A tool as it is offered, and what it is at its server."""
+
+    what: tuple[str, str] | None
+    tool: Tool
+
+
+def _what(remote: RemoteTool | None) -> tuple[str, str] | None:
+    return None if remote is None else (remote.name, digest_of(remote))
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
@@ -137,7 +193,8 @@ def _local_name(prefix: str, remote: str) -> str:
 
 def _tool(upstream: Upstream, name: str, remote: RemoteTool) -> Tool:
     options = upstream.options
-    hints = remote.annotations
+    if len(remote.description or "") > _MAX_DESCRIPTION:
+        raise InvalidTool(f"tool {name!r}: its description is longer than {_MAX_DESCRIPTION} characters")
     spec = ToolSpec(
         name=name,
         description=remote.description or "",
@@ -148,7 +205,7 @@ def _tool(upstream: Upstream, name: str, remote: RemoteTool) -> Tool:
         max_timeout=options.timeout,
         concurrency=options.concurrency,
         queue_size=options.queue_size,
-        idempotent=bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
+        idempotent=may_be_repeated(remote),
         tags=("mcp", options.name),
         runs_in=RunsIn.LOOP,
     )

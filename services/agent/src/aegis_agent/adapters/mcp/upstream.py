@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import ssl
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,19 +16,33 @@ from typing import Any, Final
 import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, CallToolResult
+from mcp_types import (
+    CONNECTION_CLOSED,
+    HEADER_MISMATCH,
+    PARSE_ERROR,
+    CallToolRequest,
+    CallToolRequestParams,
+    CallToolResult,
+)
 from mcp_types import Tool as RemoteTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
 
+from aegis_agent.adapters.mcp.upstream_http import upstream_client
 from aegis_agent.domain.call import Call, Progress
 from aegis_agent.domain.content import Content
 from aegis_agent.domain.errors import ToolFailed
 from aegis_common.canonical import canonical_json
 from aegis_common.errors import AegisError, ErrorKind
 
+MAX_TOOLS: Final = 1000
+"""Most tools that one server may list."""
+_ASK: Final = "auto"
 _LIST_S: Final = 30.0
 _MAX_PAGES: Final = 100
 _RETRY_AFTER: Final = timedelta(seconds=5)
+_MAX_TEXT: Final = 300
+_log: Final = logging.getLogger(__name__)
 
 
 class UpstreamUnavailable(AegisError):
@@ -68,14 +82,26 @@ class UpstreamOptions:
 
 
 def digest_of(tool: RemoteTool) -> str:
-    """Return the SHA-256 of what callers and models are told of a tool: name, description and schemas."""
-    said = {
+    """Return the SHA-256 of what counts of a tool: name, description, schemas, and that it may be repeated.
+
+    Raises:
+        ValueError, TypeError, RecursionError: It has no canonical form.
+    """
+    said: dict[str, Any] = {
         "name": tool.name,
         "description": tool.description or "",
         "inputSchema": tool.input_schema,
         "outputSchema": tool.output_schema,
     }
+    if may_be_repeated(tool):
+        said["idempotent"] = True
     return hashlib.sha256(canonical_json(said)).hexdigest()
+
+
+def may_be_repeated(tool: RemoteTool) -> bool:
+    """Tell whether the server says that calling the tool again does no harm."""
+    hints = tool.annotations
+    return bool(hints and (hints.idempotent_hint or hints.read_only_hint))
 
 
 class Upstream:
@@ -83,18 +109,21 @@ class Upstream:
 
     def __init__(self, options: UpstreamOptions) -> None:
         self.options: Final = options
-        context = ssl.create_default_context(cafile=str(options.ca) if options.ca else None)
-        self._http = httpx2.AsyncClient(
-            verify=context,
-            trust_env=False,
-            timeout=httpx2.Timeout(10, read=options.timeout.total_seconds()),
-            limits=httpx2.Limits(max_connections=options.concurrency + 1),
-            event_hooks={"request": [self._sign]},
+        self._http = upstream_client(
+            ca=options.ca,
+            token_file=options.token_file,
+            concurrency=options.concurrency,
+            timeout_s=options.timeout.total_seconds(),
         )
         self._slots = asyncio.Semaphore(options.concurrency)
-        self._mode = "auto"
+        self._mode = _ASK
+        self._parting: set[asyncio.Task[CallToolResult]] = set()
 
     async def close(self) -> None:
+        """Close the connections; calls that were cancelled are no longer waited for."""
+        for task in self._parting:
+            task.cancel()
+        await asyncio.gather(*self._parting, return_exceptions=True)
         await self._http.aclose()
 
     async def tools(self) -> list[RemoteTool]:
@@ -103,30 +132,63 @@ class Upstream:
         Raises:
             UpstreamUnavailable: It cannot be reached, or what it says cannot be read.
         """
+        try:
+            async with asyncio.timeout(_LIST_S), self._client() as client:
+                return await self._listed(client)
+        except TimeoutError as error:
+            raise self._unavailable(f"did not list its tools within {_LIST_S:g} s") from error
+
+    async def _listed(self, client: Client) -> list[RemoteTool]:
         found: list[RemoteTool] = []
-        async with asyncio.timeout(_LIST_S), self._client() as client:
-            cursor: str | None = None
-            for _ in range(_MAX_PAGES):
-                page = await client.list_tools(cursor=cursor)
-                found += page.tools
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            page = await client.list_tools(cursor=cursor)
+            found += page.tools
+            cursor = page.next_cursor
+            if len(found) > MAX_TOOLS:
+                raise self._unavailable(f"lists more than {MAX_TOOLS} tools")
+            if cursor is None:
+                break
         return found
 
     async def call(self, name: str, call: Call) -> CallToolResult:
-        """Call a tool. When this is cancelled, so is the call at the server.
+        """Call a tool. When this is cancelled, so is the call at the server; nobody waits until it knows.
 
         Raises:
-            ToolFailed: The server answers with an error.
+            ToolFailed: The server answers with an error, or with what is no result.
             UpstreamUnavailable: It cannot be reached.
         """
+        task = asyncio.get_running_loop().create_task(self._called(name, call))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._parting.add(task)
+            task.add_done_callback(self._parted)
+            task.cancel()
+            raise
 
+    def _parted(self, task: asyncio.Task[CallToolResult]) -> None:
+        self._parting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.info("a cancelled call ended with an error", extra={"error": str(error)})
+
+    async def _called(self, name: str, call: Call) -> CallToolResult:
         async def progress(progress: float, total: float | None, message: str | None) -> None:
             await call.sink(Progress(done=progress, total=total, message=message or ""))
 
+        params = CallToolRequestParams(name=name, arguments=_plain(call.arguments))
+        request = CallToolRequest(params=params)
         async with self._slots, self._client() as client:
-            return await client.call_tool(name, _plain(call.arguments), progress_callback=progress)
+            # Not `client.call_tool`: it lists the tools again, and checks the result in the event loop
+            # against whatever schema the server has by now.
+            send = client.session.send_request
+            try:
+                return await send(request, CallToolResult, progress_callback=progress)
+            except MCPError as error:
+                if error.error.code != HEADER_MISMATCH:
+                    raise
+            await self._listed(client)  # it says which arguments have to stand in headers too
+            return await send(request, CallToolResult, progress_callback=progress)
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[Client]:
@@ -137,25 +199,25 @@ class Upstream:
                     self._mode = client.protocol_version  # from now on without asking first
                 yield client
         except (Exception, BaseExceptionGroup) as error:
+            self._mode = _ASK  # it may be another server by now
             raise self._told(_first(error)) from error
 
     def _told(self, error: BaseException) -> BaseException:
         """Return what our caller is told of an error of the SDK's client."""
         name = self.options.name
-        if isinstance(error, MCPError) and error.error.code != CONNECTION_CLOSED:
-            return ToolFailed(f"MCP server {name!r} refused: {error}", server=name, error="MCPError")
-        if isinstance(error, MCPError | httpx2.HTTPError | OSError | TimeoutError):
-            return UpstreamUnavailable(
-                f"MCP server {name!r} cannot be reached: {str(error) or type(error).__name__}",
-                server=name,
-                retry_after=_RETRY_AFTER,
-            )
+        if isinstance(error, MCPError) and error.error.code not in (CONNECTION_CLOSED, PARSE_ERROR):
+            text = f"MCP server {name!r} refused: {str(error)[:_MAX_TEXT]}"
+            return ToolFailed(text, server=name, error="MCPError")
+        if isinstance(error, ValidationError):
+            text = f"MCP server {name!r} answered what is no result: {str(error)[:_MAX_TEXT]}"
+            return ToolFailed(text, server=name, error="ValidationError")
+        if isinstance(error, MCPError | httpx2.HTTPError | httpx2.StreamError | OSError | TimeoutError):
+            return self._unavailable(f"cannot be reached: {str(error)[:_MAX_TEXT] or type(error).__name__}")
         return error
 
-    async def _sign(self, request: httpx2.Request) -> None:
-        if self.options.token_file is not None:
-            text = await asyncio.to_thread(self.options.token_file.read_text, "ascii")
-            request.headers["authorization"] = f"Bearer {text.strip()}"
+    def _unavailable(self, what: str) -> UpstreamUnavailable:
+        name = self.options.name
+        return UpstreamUnavailable(f"MCP server {name!r} {what}", server=name, retry_after=_RETRY_AFTER)
 
 
 class RemoteRunner:
@@ -172,7 +234,11 @@ class RemoteRunner:
             raise ToolFailed(f"tool {self._name!r} failed: {text[:500]}", tool=self._name, error="remote")
         if result.structured_content is not None:
             return result.structured_content
-        values = [_value(block) for block in result.content]
+        try:
+            values = [_value(block) for block in result.content]
+        except ValueError as error:
+            text = f"tool {self._name!r} gave content that is no base64"
+            raise ToolFailed(text, tool=self._name, error="content") from error
         return values[0] if len(values) == 1 else values
 
     async def close(self) -> None:
@@ -183,11 +249,15 @@ def _value(block: Any) -> Any:
     if block.type == "text":
         return block.text
     if block.type in ("image", "audio"):
-        return Content(base64.b64decode(block.data), block.mime_type)
+        return Content(base64.b64decode(block.data, validate=True), block.mime_type)
     if block.type == "resource":
         resource = block.resource
         blob = getattr(resource, "blob", None)
-        return Content(base64.b64decode(blob), resource.mime_type or "") if blob else resource.text
+        return (
+            Content(base64.b64decode(blob, validate=True), resource.mime_type or "")
+            if blob
+            else resource.text
+        )
     return {"uri": str(block.uri), "name": block.name}
 
 
