@@ -136,6 +136,8 @@ async def test_each_feature_can_have_an_input_of_its_own(bundles: Bundles, outpu
             await ask(made, rows=[row | {"a": 4}])
         with pytest.raises(InvalidToolInput, match="INT64"):
             await ask(made, rows=[row | {"a": 2**70}])
+        with pytest.raises(InvalidToolInput, match="does not fit BYTES"):
+            await ask(made, rows=[row | {"word": "half \ud800"}])
 
 
 async def test_rows_that_depend_on_each_other_are_run_one_by_one(bundles: Bundles) -> None:

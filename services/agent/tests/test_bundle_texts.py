@@ -161,6 +161,7 @@ async def test_an_image_can_be_embedded_too(bundles: Bundles) -> None:
         ({"texts": ["day"] * 65}, "texts", "maxItems"),
         ({"texts": ["day", 1]}, "texts[1]", "type"),
         ({"texts": "day"}, "texts", "type"),
+        ({"texts": ["day", "half \ud800"]}, "texts[1]", "utf-8"),
     ],
 )
 async def test_wrong_texts_name_the_place_and_the_rule(

@@ -77,27 +77,27 @@ class RowReader:
         self, spec: TensorSpec, feature: Feature, row: Mapping[str, Any], index: int
     ) -> Sequence[Any]:
         value = row.get(feature.name, feature.default)
-        if spec.datatype == BYTES:
-            return [value]
         try:
-            numbers = _numbers(feature, value)
+            numbers = [value] if spec.datatype == BYTES else _numbers(feature, value)
         except OverflowError:
             numbers = [math.inf]
         if all(_fits(spec.datatype, number) for number in numbers):
             return numbers
-        message = f"{str(value)[:40]} does not fit {spec.datatype}, which the model takes"
+        message = f"{str(value)[:40]!a} does not fit {spec.datatype}, which the model takes"
         place = f"rows[{index}].{feature.name}"
         raise InvalidToolInput.of(self._tool, [Violation(place, "range", message)])
 
 
-def _fits(datatype: str, number: float) -> bool:
+def _fits(datatype: str, number: Any) -> bool:
+    if datatype == BYTES:
+        return not any(0xD800 <= ord(character) < 0xE000 for character in number)  # halves are no UTF-8
     dtype = DTYPES[datatype]
     if dtype.kind == "b":
         return True
     if dtype.kind == "f":
-        return abs(number) <= float(np.finfo(dtype).max)
+        return bool(abs(number) <= float(np.finfo(dtype).max))
     limits = np.iinfo(dtype)
-    return int(limits.min) <= number <= int(limits.max) and number == int(number)
+    return bool(int(limits.min) <= number <= int(limits.max) and number == int(number))
 
 
 def _numbers(feature: Feature, value: Any) -> list[Any]:

@@ -80,7 +80,10 @@ class Tokens:
 
     def _encode(self, texts: list[str], path: str) -> Encoding:
         first, *second = texts
-        encoding = self._tokenizer.encode(first, second[0] if second else None)
+        try:
+            encoding = self._tokenizer.encode(first, second[0] if second else None)
+        except TypeError as error:  # of a text, which it is, with half a character in it
+            raise ToolInputError("the text is no UTF-8", path=path, rule="utf-8") from error
         count = len(encoding.ids)
         if count > self._how.max_length:
             raise ToolInputError(
