@@ -40,7 +40,7 @@ async def store_on(
     url: str, *, max_unfinished: int = 5, max_ended: int = 500
 ) -> AsyncIterator[RedisJobStore]:
     async with connect(url) as client:
-        connection = Connection(client)
+        connection = Connection(client, slow_s=LEASE.total_seconds() / 2)
         await connection.check(strict=False)
         made = RedisJobStore(connection, max_unfinished=max_unfinished, max_ended=max_ended)
         yield made

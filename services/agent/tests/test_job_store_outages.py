@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,15 +27,18 @@ from services.agent.tests.job_stores import (
     taken,
 )
 
+from aegis_agent.adapters.jobs import keys
 from aegis_agent.adapters.jobs.connection import Connection, connect
 from aegis_agent.adapters.jobs.events import Teller, read
 from aegis_agent.adapters.jobs.queue import HELD
+from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.store import RedisJobStore, insist
 from aegis_agent.domain.call import LogLine
 from aegis_agent.domain.jobs.errors import (
     JobStoreUnavailable,
 )
-from aegis_agent.domain.jobs.job import Failure, Phase, State
+from aegis_agent.domain.jobs.job import Failure, JobRef, Phase, State
+from aegis_common.background import ended
 from aegis_common.errors import ConfigurationError, ErrorKind
 from aegis_common.redis_binary import find_redis_server
 from aegis_common.testing.ports import free_port
@@ -94,20 +100,20 @@ async def test_a_redis_that_may_lose_jobs_is_refused(
     try:
         await until(socket.exists)
         async with connect(f"unix://{socket}") as client:
-            connection = Connection(client)
+            unsafe = Connection(client)
             with pytest.raises(ConfigurationError) as caught:
-                await connection.check(strict=True)
+                await unsafe.check(strict=True)
             assert named in caught.value.message
             with pytest.raises(JobStoreUnavailable):
-                await connection.run(lambda used: used.ping())
+                await unsafe.run(lambda used: used.ping())
             if named in ("Redis Cluster", "read-only replica"):
                 with pytest.raises(ConfigurationError):
-                    await connection.check(strict=False)
+                    await unsafe.check(strict=False)
             else:
                 with caplog.at_level(logging.WARNING):
-                    await connection.check(strict=False)
+                    await unsafe.check(strict=False)
                 assert "JOBS MAY BE LOST" in caplog.text
-                assert await connection.run(lambda used: used.ping())
+                assert await unsafe.run(lambda used: used.ping())
     finally:
         process.kill()
         process.wait()
@@ -141,6 +147,96 @@ async def test_leases_are_spared_after_an_outage(own_store: RedisJobStore, serve
         states: list[int] = await insist(lambda: a.renew([entry]), pause_s=0.02)
     assert states == [HELD]
     assert (await store.load(job.ref)).phase is Phase.RUNNING
+
+
+async def test_leases_are_spared_after_a_halt_that_nobody_took_for_an_outage(
+    own_store: RedisJobStore, server: RedisServer
+) -> None:
+    store, a = own_store, queue_of(own_store, "a")
+    job = await kept(store, Clock())
+    (entry,) = await taken(store, "a", 1)
+    await begin(store, job, entry, "a", idempotent=False)
+    async with keeper_of(store, Clock()):
+
+        async def steady() -> bool:
+            await a.renew([entry])
+            return store.connection.steady_for() > LEASE.total_seconds()
+
+        await eventually(steady)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        await asyncio.sleep(LEASE.total_seconds() * 1.6)
+        os.kill(server.pid, signal.SIGCONT)
+        await asyncio.sleep(LEASE.total_seconds() * 0.8)  # a runner that is slow to come back
+        states = await a.renew([entry])
+
+    assert states == [HELD]
+    assert (await store.load(job.ref)).runs
+
+
+@asynccontextmanager
+async def relay(target: Path, name: Path) -> AsyncIterator[Callable[[], None]]:
+    """Stand between a client and Redis; what is given makes its present connections hang."""
+    hung: set[asyncio.Task[None]] = set()
+    pipes: set[asyncio.Task[None]] = set()
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        me = asyncio.current_task()
+        while data := await reader.read(1 << 16):
+            if me not in hung:
+                writer.write(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner = await asyncio.open_unix_connection(target)
+        made = [asyncio.create_task(pipe(reader, inner[1])), asyncio.create_task(pipe(inner[0], writer))]
+        pipes.update(made)
+        await asyncio.wait(made, return_when=asyncio.FIRST_COMPLETED)
+        writer.close()
+        inner[1].close()
+
+    server = await asyncio.start_unix_server(serve, name)
+    try:
+        yield lambda: hung.update(pipes)
+    finally:
+        server.close()
+        await ended(*pipes)
+
+
+async def test_signals_are_heard_again_after_their_connection_fell_silent(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    heard: list[JobRef] = []
+    async with (
+        relay(server.socket, tmp_path / "relay") as hang,
+        connect(f"unix://{tmp_path / 'relay'}") as client,
+        connect(server.url) as direct,
+        Signals(client, on_cancel=heard.append, quiet_s=0.1),
+    ):
+
+        async def told() -> bool:
+            heard.clear()
+            await direct.publish(keys.SIGNALS, f"{keys.CANCEL} red/1")
+            await asyncio.sleep(0.02)
+            return bool(heard)
+
+        await eventually(told)
+        hang()
+        assert not await told()
+        await eventually(told)
+
+
+async def test_no_piece_of_work_waits_for_ever(server: RedisServer, tmp_path: Path) -> None:
+    async with (
+        relay(server.socket, tmp_path / "relay") as hang,
+        connect(f"unix://{tmp_path / 'relay'}") as client,
+    ):
+        bounded = Connection(client, limit_s=0.3, checked=True)
+        await bounded.run(lambda used: used.ping())
+        hang()
+        with pytest.raises(JobStoreUnavailable):
+            await bounded.run(lambda used: used.ping())
+
+        assert await bounded.run(lambda used: used.ping())  # over a new connection
 
 
 async def test_what_was_acknowledged_outlives_a_kill(own_store: RedisJobStore, server: RedisServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -18,6 +19,8 @@ from aegis_common.errors import ConfigurationError
 
 TIMEOUT_S: Final = 5.0
 """Longest wait for one answer."""
+LIMIT_S: Final = 8.0
+"""Longest wait for one piece of work, with a second try and with the wait for a connection."""
 _CONNECTIONS: Final = 64
 _RETRY_PAUSE_S: Final = 0.05
 _AWAY: Final = re.compile(
@@ -54,11 +57,22 @@ class Connection:
 
     Args:
         client: From `connect`; the caller closes it.
+        slow_s: A wait for longer than that is an outage too: nobody was served meanwhile.
+        limit_s: Longest wait for one piece of work.
         checked: Whether the proof of durability has been given already.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, *, checked: bool = False) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        *,
+        slow_s: float = TIMEOUT_S,
+        limit_s: float = LIMIT_S,
+        checked: bool = False,
+    ) -> None:
         self.client: Final = client
+        self._limit_s = limit_s
+        self._slow_s = slow_s
         self._steady_since = time.monotonic()
         self._checked = checked
         self._unsafe = ""
@@ -74,8 +88,10 @@ class Connection:
         return await self._run(work)
 
     async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        begin = time.monotonic()
         try:
-            return await work(self.client)
+            async with asyncio.timeout(self._limit_s):
+                return await work(self.client)
         except (RedisError, OSError, TimeoutError) as error:
             if isinstance(error, ResponseError) and not _says(error, _AWAY):
                 raise  # a fault of ours
@@ -84,9 +100,12 @@ class Connection:
                 # Its name may lead to another primary by now: the next command asks for it.
                 await self.client.connection_pool.disconnect(inuse_connections=False)
             raise JobStoreUnavailable.because(_cause(error)) from error
+        finally:
+            if time.monotonic() - begin > self._slow_s:
+                self._steady_since = time.monotonic()
 
     def steady_for(self) -> float:
-        """Return for how many seconds no command has failed."""
+        """Return for how many seconds no command has failed, or was slow."""
         return time.monotonic() - self._steady_since
 
     async def check(self, *, strict: bool) -> None:

@@ -22,6 +22,7 @@ from aegis_agent.domain.jobs.job import JobRef
 from aegis_common.background import ended
 
 _PAUSE_S: Final = 0.5
+QUIET_S: Final = 5.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -31,9 +32,14 @@ class Signals:
     Args:
         client: To Redis.
         on_cancel: Called with each job that was cancelled somewhere.
+        quiet_s: Silence after which the connection is asked whether it is there; after as much again it is
+            given up.
     """
 
-    def __init__(self, client: redis.asyncio.Redis, *, on_cancel: Callable[[JobRef], None]) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, *, on_cancel: Callable[[JobRef], None], quiet_s: float = QUIET_S
+    ) -> None:
+        self._quiet_s = quiet_s
         self._client = client
         self._on_cancel = on_cancel
         self._work = asyncio.Event()
@@ -89,8 +95,16 @@ class Signals:
         self._wake_everybody()
         subscribing = asyncio.create_task(self._subscribe(pubsub), name="job signals: subscriptions")
         try:
+            asked = False
             while True:
-                self._take(await pubsub.get_message(ignore_subscribe_messages=True, timeout=None))
+                message = await pubsub.get_message(timeout=self._quiet_s)
+                if message is not None:
+                    self._take(message)
+                elif asked:
+                    raise TimeoutError
+                else:
+                    await pubsub.ping()
+                asked = message is None
         finally:
             await ended(subscribing)
 
@@ -110,7 +124,7 @@ class Signals:
             await self._changed.wait()
 
     def _take(self, message: Any) -> None:
-        if message is None:
+        if message["type"] != "message":
             return
         channel, data = message["channel"].decode(), message["data"].decode()
         if channel != keys.SIGNALS:

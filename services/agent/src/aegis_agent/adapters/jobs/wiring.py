@@ -16,7 +16,7 @@ from typing import Final
 import grpc.aio
 
 from aegis_agent.adapters.jobs.carbon import GrpcCarbon
-from aegis_agent.adapters.jobs.connection import Connection, connect
+from aegis_agent.adapters.jobs.connection import TIMEOUT_S, Connection, connect
 from aegis_agent.adapters.jobs.housekeeper import Housekeeper
 from aegis_agent.adapters.jobs.metrics import JobMetrics
 from aegis_agent.adapters.jobs.queue import RunnerQueue
@@ -109,7 +109,7 @@ async def running_jobs(
     async with AsyncExitStack() as stack:
         client = connect(options.url)
         stack.push_async_callback(client.aclose)
-        connection = Connection(client)
+        connection = Connection(client, slow_s=min(TIMEOUT_S, options.lease.total_seconds() / 2))
         store = RedisJobStore(connection, max_unfinished=options.max_unfinished, max_ended=options.max_ended)
         name = _name(options.instance)
         gate = GrpcCarbon(carbon, clock=clock) if carbon is not None else None

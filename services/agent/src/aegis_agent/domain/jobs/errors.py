@@ -79,7 +79,8 @@ class JobStoreUnavailable(AegisError):
     @classmethod
     def because(cls, cause: str) -> JobStoreUnavailable:
         return cls(
-            f"the job store does not answer ({cause}); what was acknowledged is kept, try again",
+            f"the job store does not answer, or takes no writes ({cause}); what was acknowledged is kept, "
+            "try again",
             retry_after=timedelta(seconds=1),
             cause=cause,
         )
