@@ -81,7 +81,7 @@ async def taken(store: RedisJobStore, runner: str, slots: int, rooms: Rooms | No
     return list((await queue_of(store, runner).take(slots, rooms)).entries)
 
 
-def keeper_of(store: RedisJobStore, clock: Clock, carbon: Any = None) -> Housekeeper:
+def keeper_of(store: RedisJobStore, clock: Callable[[], datetime], carbon: Any = None) -> Housekeeper:
     return Housekeeper(
         store,
         queue_of(store, "keeper"),

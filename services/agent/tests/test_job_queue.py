@@ -141,6 +141,21 @@ async def test_of_a_tool_that_the_process_lacks_one_job_at_a_time_is_taken(store
     assert len((await queue_of(store, "a").take(4, Rooms())).entries) == 1
 
 
+async def test_jobs_of_a_tool_that_another_process_has_are_left_to_it(store: RedisJobStore) -> None:
+    (job,) = await many(store, 1, tool="there")
+    (own,) = await many(store, 1, tool="own")
+    await queue_of(store, "a").announce([("", "there"), ("red", "own"), ("blue", "x")])
+
+    some = await queue_of(store, "b").take(4, Rooms())
+    assert (list(some.entries), some.held_up) == ([], False)
+    rooms = Rooms({("", "there"): 1, ("red", "own"): 1})
+    some = await queue_of(store, "a").take(4, rooms)
+    assert [entry.ref for entry in some.entries] == [job.ref, own.ref]
+    (late,) = await many(store, 1, tool="there")
+    await store.connection.client.zadd(f"{keys.PREFIX}tools", {"/there": 1.0})  # not said for long
+    assert [entry.ref for entry in (await queue_of(store, "b").take(4, Rooms())).entries] == [late.ref]
+
+
 async def test_a_runner_is_not_removed_with_what_it_holds(store: RedisJobStore) -> None:
     job = await kept(store, Clock())
     a = queue_of(store, "a")

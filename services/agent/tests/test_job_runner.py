@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 import redis.asyncio
 from services.agent.tests.job_fleet import starts
-from services.agent.tests.job_stores import KEEP, LEASE, Clock, eventually, job_of, queue_of, store_on, taken
+from services.agent.tests.job_stores import (
+    KEEP,
+    LEASE,
+    Clock,
+    eventually,
+    job_of,
+    keeper_of,
+    queue_of,
+    store_on,
+    taken,
+)
 
 from aegis.agent.v1 import part_pb2
 from aegis_agent import AgentManager
@@ -50,7 +60,7 @@ async def store(shared_server: RedisServer) -> AsyncIterator[RedisJobStore]:
 @asynccontextmanager
 async def running(
     store: RedisJobStore, *, slots: int = 4, grace: float = 0.0, lease: timedelta = LEASE
-) -> AsyncIterator[JobRunner]:
+) -> AsyncIterator[tuple[JobRunner, AgentManager]]:
     async with AgentManager() as manager:
         for name in ("note_again", "note_once", "one_at_a_time"):
             manager.register_tool(name, getattr(job_tools, name))
@@ -66,7 +76,7 @@ async def running(
         runner = JobRunner(bench, slots=slots, lease=lease, grace=timedelta(seconds=grace))
         async with Signals(store.connection.client, on_cancel=runner.cancelled) as signals, runner:
             runner.start(signals)
-            yield runner
+            yield runner, manager
 
 
 async def wanted(store: RedisJobStore, tool: str, **arguments: Any) -> Job:
@@ -116,7 +126,7 @@ async def test_a_runner_that_drains_puts_back_what_it_has_not_started(
     store: RedisJobStore, tmp_path: Path
 ) -> None:
     runs = await wanted(store, "one_at_a_time", seconds=0.3)
-    async with running(store, grace=9.0) as runner:
+    async with running(store, grace=9.0) as (runner, _):
         await until(store, runs, Phase.RUNNING)
         first = await wanted(store, "note_again", file=str(tmp_path / "x"), key="k")
         await until(store, first, None)
@@ -134,7 +144,7 @@ async def test_a_job_cancelled_while_its_runner_stops_it_does_not_run_again(
 ) -> None:
     file = tmp_path / "notes"
     job = await wanted(store, "note_again", file=str(file), key="k", seconds=600)
-    async with running(store) as runner:
+    async with running(store) as (runner, _):
         await until(store, job, Phase.RUNNING)
         (work,) = runner._work.values()
         await cancel(store, job)
@@ -142,6 +152,18 @@ async def test_a_job_cancelled_while_its_runner_stops_it_does_not_run_again(
         ended = await until(store, job, None)
 
     assert (ended.state, starts(file)) == (State.CANCELLED, ["k"])
+
+
+async def test_a_job_waits_for_a_tool_that_comes_back(store: RedisJobStore) -> None:
+    job = await wanted(store, "tell")
+    async with running(store) as (_, manager), keeper_of(store, utc_now):
+        missing = await until(store, job, Phase.DEFERRED)
+        manager.register_tool("tell", job_tools.tell)
+        done = await until(store, job, None)
+
+    assert missing.obstacle is not None
+    assert missing.obstacle.reason == "UNKNOWN_TOOL"
+    assert (done.state, done.obstacle) == (State.COMPLETED, None)
 
 
 async def test_news_of_a_cancellation_that_come_late_stop_nothing(store: RedisJobStore) -> None:

@@ -11,6 +11,7 @@ import pytest
 from services.agent.tests.job_values import BAD_INPUT, CRASH, KEEP, NOW, after, begun, failed, new
 
 from aegis_agent.domain.call import Priority
+from aegis_agent.domain.errors import UnknownTool
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import Fenced, JobNotRetryable
 from aegis_agent.domain.jobs.explain import explanation
@@ -163,6 +164,33 @@ def test_a_cancelled_job_ends_or_is_being_stopped() -> None:
     handed_back = machine.handed_back(stopping, 1, keep=KEEP, now=NOW)
     ends = (machine.cancelled(stopping, 1, keep=KEEP, now=NOW), failed(stopping), lost, handed_back)
     assert {job.state for job in ends} == {State.CANCELLED}
+
+
+def test_a_job_waits_a_minute_for_a_tool_that_is_not_there() -> None:
+    missing = Failure.of(UnknownTool.named("t", []))
+    busy = replace(CRASH, kind=ErrorKind.RESOURCE_EXHAUSTED, reason="TOOL_QUEUE_FULL")
+
+    def again(job: Job, why: Failure, at: float) -> Job:
+        job = machine.postponed(job, job.queue_number, after=timedelta(seconds=1), now=after(at), why=why)
+        ready = machine.due(job, now=after(at + 1))
+        assert ready is not None
+        return ready
+
+    job = new()
+    for number in range(9):
+        job = again(job, busy, number)
+    job = again(job, missing, 10)
+    assert (job.obstacle, job.tool_missed) == (missing, after(10))
+    told = explanation(
+        machine.postponed(job, job.queue_number, after=KEEP, now=after(11), why=missing), ahead=None, now=NOW
+    )
+    assert told[0].startswith("Waits for its tool to be there, until")
+    assert told[1] == f"When its turn came last: UNKNOWN_TOOL: {missing.message}."
+    job = again(job, missing, 60)
+    assert machine.may_find_tool(job, now=after(69))
+    assert not machine.may_find_tool(job, now=after(71))
+    assert machine.may_find_tool(again(job, busy, 70), now=after(71))
+    assert begun(job).tool_missed is None
 
 
 def test_a_deadline_ends_what_has_not_started() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import timedelta
 
 import pytest
@@ -35,6 +36,13 @@ def test_a_record_comes_back_as_it_was() -> None:
 
     for item in (job, answered, begun(answered), failed(begun(answered)), failed(begun(answered), BAD_INPUT)):
         assert from_record(to_record(item), item.revision) == item
+
+
+def test_a_record_of_an_earlier_agent_is_read() -> None:
+    fields = json.loads(to_record(new()))
+    del fields["obstacle"], fields["tool_missed"]
+
+    assert from_record(json.dumps(fields), 0) == new()
 
 
 @pytest.mark.parametrize(

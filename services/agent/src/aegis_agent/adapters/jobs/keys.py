@@ -20,6 +20,8 @@
     agent:jobs:shares                 hash: slot time in seconds by weight that each tenant has had; under the
                                       empty name, that of the tenant that was served last
     agent:jobs:turns                  hash: which class of a tenant is asked first at its next start
+    agent:jobs:tools                  sorted set `OWNER/TOOL` (`/TOOL`: everyone's) by the time when a process
+                                      said last that it has the tool
     agent:jobs:delayed                sorted set TENANT/ID by the time when a deferred job becomes ready
     agent:jobs:carbon                 the same by the time when the carbon service is asked next
     agent:jobs:deadlines              the same by deadline, of the jobs that do not run

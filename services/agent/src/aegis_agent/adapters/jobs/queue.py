@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -13,12 +13,15 @@ from aegis_agent.adapters.jobs.store import RedisJobStore, no_group
 from aegis_agent.domain.fair_queue import Weights
 from aegis_agent.domain.jobs.job import Job, JobRef, Phase
 from aegis_agent.domain.jobs.shares import TURNS
-from aegis_agent.domain.rooms import Rooms
+from aegis_agent.domain.rooms import Key, Rooms
 
 LOST: Final = 0
 HELD: Final = 1
 CANCELLED: Final = 2
 _CONSUMER_FORGOTTEN_MS: Final = 3_600_000
+_SEEN_MS: Final = 30_000
+ANNOUNCE_S: Final = 10.0
+"""How often a runner says which tools its process has, in seconds; after three times as long it has none."""
 _MOST_HELD: Final = 2_000
 
 
@@ -79,6 +82,7 @@ class RunnerQueue:
             {
                 "weights": self._weights,
                 "turns": [[keys.queue_class(item) for item in turn] for turn in TURNS],
+                "seen_ms": _SEEN_MS,
                 **_rooms_record(rooms, slots),
             }
         )
@@ -89,6 +93,10 @@ class RunnerQueue:
             for entry, job, number, tool in rows
         ]
         return Taken(entries=entries, held_up=bool(held_up))
+
+    async def announce(self, tools: Iterable[Key]) -> None:
+        """Tell the others which tools this process has: they leave their jobs to it."""
+        await self._store.eval(queue_scripts.ANNOUNCE, (), *(f"{owner}/{name}" for owner, name in tools))
 
     async def held(self) -> list[Entry]:
         """Return what this runner has in hand, as the store sees it: it may never have heard of some."""

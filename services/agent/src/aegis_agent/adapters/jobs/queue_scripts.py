@@ -11,6 +11,11 @@ local RUNNING, GROUP = PREFIX .. 'running', 'runners'
 local function tools_of(tenant, class) return PREFIX .. 't:' .. tenant .. ':queue:' .. class end
 local function lane_of(tenant, class, tool) return tools_of(tenant, class) .. ':' .. tool end
 
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
 -- After a change of a lane: its tool stands by the place of its first job, or not at all.
 local function tidy(tenant, class, tool)
   local first = redis.call('ZRANGE', lane_of(tenant, class, tool), 0, 0, 'WITHSCORES')
@@ -52,9 +57,8 @@ local function release(entry)
   if not found then return end
   local fields = {}
   for item = 1, #found[2], 2 do fields[found[2][item]] = found[2][item + 1] end
-  local tenant, time = string.match(fields.job, '^[^/]*'), redis.call('TIME')
-  local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-  local held_ms = math.max(now_ms - tonumber(string.match(entry, '^%d+')), 1)
+  local tenant = string.match(fields.job, '^[^/]*')
+  local held_ms = math.max(now_ms() - tonumber(string.match(entry, '^%d+')), 1)
   redis.call('XACK', RUNNING, GROUP, entry)
   redis.call('XDEL', RUNNING, entry)
   if redis.call('HINCRBY', PREFIX .. 'held', tenant, -1) <= 0 then
@@ -70,11 +74,11 @@ TAKE: Final = (
 -- ARGV: runner, most jobs, and as JSON: `weights` of tenants; `turns`, the classes in the order in which
 -- they are asked at a tenant's starts; `rooms`, how many more calls of `OWNER/TOOL` (`/TOOL`: everyone's)
 -- would start at once; `shared`, how many more of those in `sharing` together, or null; `others`, how many of
--- any other tool.
+-- any other tool, if no process has announced it for `seen_ms`.
 -- Returns 1 when jobs wait for tools that have no room, else 0, then entry, job, number and tool of each.
 redis.pcall('XGROUP', 'CREATE', RUNNING, GROUP, '$', 'MKSTREAM')
 local wanted, taken = cjson.decode(ARGV[3]), {0}
-local rooms, shared = wanted.rooms, wanted.shared
+local rooms, shared, ELSEWHERE = wanted.rooms, wanted.shared, -1
 if shared == cjson.null then shared = math.huge end
 local now = tonumber(redis.call('HGET', PREFIX .. 'shares', '') or 0)
 
@@ -99,7 +103,13 @@ end
 local function key_of(tenant, tool)
   if rooms['/' .. tool] then return '/' .. tool end
   local own = tenant .. '/' .. tool
-  if not rooms[own] then rooms[own] = wanted.others end
+  if not rooms[own] then
+    local tools, seen = PREFIX .. 'tools', 0
+    for _, name in ipairs({'/' .. tool, own}) do
+      seen = math.max(seen, tonumber(redis.call('ZSCORE', tools, name) or 0))
+    end
+    rooms[own] = now_ms() - seen < wanted.seen_ms and ELSEWHERE or wanted.others
+  end
   return own
 end
 
@@ -108,7 +118,7 @@ local function next_of(tenant)
     for _, tool in ipairs(redis.call('ZRANGE', tools_of(tenant.name, class), 0, -1)) do
       local key = key_of(tenant.name, tool)
       if rooms[key] > 0 and (shared > 0 or not wanted.sharing[key]) then return class, tool, key end
-      taken[1] = 1
+      if rooms[key] ~= ELSEWHERE then taken[1] = 1 end
     end
   end
 end
@@ -140,6 +150,15 @@ for _ = 1, tonumber(ARGV[2]) do
   for _, value in ipairs({entry, job, number, tool}) do taken[#taken + 1] = value end
 end
 return taken
+"""
+)
+
+ANNOUNCE: Final = (
+    QUEUES
+    + """
+-- ARGV: the tools of a process, `OWNER/TOOL`. Jobs of these are left to it by processes that lack them.
+for _, tool in ipairs(ARGV) do redis.call('ZADD', PREFIX .. 'tools', now_ms(), tool) end
+return 1
 """
 )
 
@@ -182,6 +201,7 @@ for _, fields in ipairs(known.err and {} or known) do
     redis.call('XGROUP', 'DELCONSUMER', RUNNING, GROUP, consumer.name)
   end
 end
+redis.call('ZREMRANGEBYSCORE', PREFIX .. 'tools', '-inf', now_ms() - tonumber(ARGV[2]))
 local shares = redis.call('HGETALL', PREFIX .. 'shares')
 local now = tonumber(redis.call('HGET', PREFIX .. 'shares', '') or 0)
 for item = 1, #shares, 2 do

@@ -60,6 +60,8 @@ def to_record(job: Job) -> str:
         "wait_reason": job.wait_reason.value if job.wait_reason else None,
         "attempts": [_attempt_record(item) for item in job.attempts],
         "failure": _failure_record(job.failure),
+        "obstacle": _failure_record(job.obstacle),
+        "tool_missed": _moment(job.tool_missed),
         "warnings": list(job.warnings),
         "carbon_answer": _answer_record(job.carbon_answer),
     }
@@ -89,6 +91,9 @@ def from_record(data: bytes | str, revision: int) -> Job:
             wait_reason=WaitReason(fields["wait_reason"]) if fields["wait_reason"] else None,
             attempts=tuple(_read_attempt(item) for item in fields["attempts"]),
             failure=_read_failure(fields["failure"]),
+            # Not in the records of earlier agents.
+            obstacle=_read_failure(fields.get("obstacle")),
+            tool_missed=_read_moment(fields.get("tool_missed")),
             warnings=tuple(fields["warnings"]),
             carbon_answer=_read_answer(fields["carbon_answer"]),
             revision=revision,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import timedelta
 from typing import Final, Self
 
-from aegis_agent.adapters.jobs.queue import CANCELLED, LOST, Entry, Taken
+from aegis_agent.adapters.jobs.queue import ANNOUNCE_S, CANCELLED, LOST, Entry, Taken
 from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.work import Bench, Stop, Work
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_agent.domain.jobs.job import JobRef
+from aegis_agent.domain.rooms import Key
 from aegis_common.background import ended
 
 _LOOK_S: Final = 1.0
@@ -46,7 +48,9 @@ class JobRunner:
         self._signals: Signals | None = None
         self._work: dict[asyncio.Task[None], Work] = {}
         self._known: set[str] = set()
-        self._recounted = 0.0
+        self._recounted = -math.inf
+        self._announced: Set[Key] = frozenset()
+        self._announced_at = 0.0
         self._freed = asyncio.Event()
         self._look = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -94,7 +98,7 @@ class JobRunner:
                 taken = await self._next(free)
             except JobStoreUnavailable as error:
                 _log.warning("job runner: %s", error.message)
-                self._recounted = 0.0  # it may have taken jobs and not heard of it
+                self._recounted = -math.inf  # it may have taken jobs and not heard of it
                 await asyncio.sleep(_AWAY_S)
                 continue
             except Exception:  # it must not stop taking jobs for one fault
@@ -115,7 +119,11 @@ class JobRunner:
         coming = Counter(
             (work.entry.ref.tenant, work.entry.tool) for work in self._work.values() if not work.admitted
         )
-        return await self._bench.queue.take(free, self._bench.dispatcher.rooms(coming=coming))
+        rooms = self._bench.dispatcher.rooms(coming=coming)
+        if rooms.of_tool.keys() != self._announced or now - self._announced_at > ANNOUNCE_S:
+            await self._bench.queue.announce(rooms.of_tool)
+            self._announced, self._announced_at = set(rooms.of_tool), now
+        return await self._bench.queue.take(free, rooms)
 
     async def _unheard(self) -> list[Entry]:
         """Return jobs that are in this runner's hand without its knowledge: an answer of the store was lost.

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
@@ -37,8 +37,6 @@ from aegis_common.rpc.outgoing import acting_for
 
 _POSTPONE: Final = timedelta(seconds=1)
 _MOST_POSTPONE: Final = timedelta(seconds=30)
-_TOOL_MISSING_TRIES: Final = 3
-"""How often a job waits for a tool that this agent lacks: another replica may just have added it."""
 _TELL_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 _TO_WRITE: Final = timedelta(minutes=5)
 """Longest time between a result and its place in the store."""
@@ -277,10 +275,10 @@ class Work:
             await self._write(
                 job, lambda now_: machine.failed(now_, attempt, failure, share=share, keep=keep, now=now)
             )
-        elif over or not _later(job, error):
+        elif over or not _later(job, error, now=now):
             await self._refuse(job, failure)
         else:
-            await self._postpone(job, _pause(job, error))
+            await self._postpone(job, _pause(job, error), failure)
 
     async def _refuse(self, job: Job, failure: Failure) -> None:
         number, keep, clock = self.entry.number, self._bench.keep, self._bench.clock
@@ -288,10 +286,10 @@ class Work:
             job, lambda now: machine.refused(now, number, failure, keep=keep, now=clock())
         )
 
-    async def _postpone(self, job: Job, after: timedelta) -> None:
-        number = self.entry.number
+    async def _postpone(self, job: Job, after: timedelta, why: Failure | None = None) -> None:
+        number, clock = self.entry.number, self._bench.clock
         await self._write_unbegun(
-            job, lambda now: machine.postponed(now, number, after=after, now=self._bench.clock())
+            job, lambda now: machine.postponed(now, number, after=after, now=clock(), why=why)
         )
 
     async def _stopped(self, job: Job, why: Stop) -> None:
@@ -366,10 +364,10 @@ def _unforeseen(job: Job, error: BaseException) -> AegisError:
     return AgentInternal("the agent failed; its log has the cause")
 
 
-def _later(job: Job, error: AegisError) -> bool:
+def _later(job: Job, error: AegisError, *, now: datetime) -> bool:
     """Whether a job that was not started may be started later."""
     if isinstance(error, UnknownTool):
-        return job.hand_backs < _TOOL_MISSING_TRIES
+        return machine.may_find_tool(job, now=now)
     return error.kind in _LATER
 
 

@@ -32,6 +32,8 @@ def message(job: Job) -> str:
         return "cancelled"
     if job.phase is Phase.DEFERRED:
         what = _WAITS[job.wait_reason] if job.wait_reason else "waits"
+        if job.tool_missed is not None:
+            what = "waits for its tool to be there"
         return f"{what}, until {_time(job.wait_until)} at the latest" if job.wait_until else what
     if job.phase is Phase.QUEUED:
         return "waits for a free slot"
@@ -50,6 +52,8 @@ def explanation(job: Job, *, ahead: int | None, now: datetime) -> list[str]:
     lines = [f"{_sentence(message(job))}"]
     if job.phase is Phase.QUEUED:
         lines.append(_place(job, ahead))
+    if job.obstacle is not None and not job.has_ended:
+        lines.append(_sentence(f"when its turn came last: {job.obstacle.reason}: {job.obstacle.message}"))
     lines += _carbon(job)
     lines += [_attempt(item) for item in job.attempts]
     lines += _outlook(job, now)

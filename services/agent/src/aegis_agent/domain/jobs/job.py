@@ -205,6 +205,8 @@ class Job:
         failures: Attempts that failed since it was created or retried; they count for the retry policy.
         losses: Runners that it lost since then.
         hand_backs: How often in a row a runner gave it back.
+        obstacle: Why it could not be started when its turn came last, or None.
+        tool_missed: Since when the runners that took it had no such tool, or None.
         runner: Process that runs it, or empty.
         revision: Counts the writes of the record.
     """
@@ -231,6 +233,8 @@ class Job:
     failures: int = 0
     losses: int = 0
     hand_backs: int = 0
+    obstacle: Failure | None = None
+    tool_missed: datetime | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     runner: str = ""
     started: datetime | None = None

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from aegis_agent.domain.errors import UnknownTool
 from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, JobNotRetryable, WorkerLost
 from aegis_agent.domain.jobs.job import (
     KEPT_ATTEMPTS,
@@ -30,6 +31,8 @@ from aegis_agent.domain.jobs.job import (
 from aegis_agent.domain.jobs.retry import backoff
 
 DEFAULT_MAX_WAIT: Final = timedelta(hours=1)
+TOOL_MISSING: Final = timedelta(minutes=1)
+"""How long a job waits for a tool that nobody has: a remote worker, or a plugin, may be on its way back."""
 _MARGIN: Final = timedelta(seconds=5)
 _MARGIN_SHARE: Final = 0.1
 
@@ -129,19 +132,41 @@ def started(
         idempotent=idempotent,
         tool_version=tool_version,
         hand_backs=0,
+        obstacle=None,
+        tool_missed=None,
     )
 
 
-def postponed(job: Job, queue_number: int, *, after: timedelta, now: datetime) -> Job:
+def postponed(
+    job: Job, queue_number: int, *, after: timedelta, now: datetime, why: Failure | None = None
+) -> Job:
     """Return a job that was taken out of the queue and not started: it waits for a while, or in the queue.
+
+    Args:
+        job: The job.
+        queue_number: Under which it was taken.
+        after: How long it waits; 0 puts it into the queue again.
+        now: The present moment.
+        why: What kept it from being started; None when it was only put back.
 
     Raises:
         Fenced: It is not in the queue under that number.
     """
     if job.phase is not Phase.QUEUED or job.queue_number != queue_number:
         raise Fenced
-    job = replace(job, hand_backs=job.hand_backs + 1)
+    missed = why is not None and why.reason == UnknownTool.reason
+    job = replace(
+        job,
+        hand_backs=job.hand_backs + 1,
+        obstacle=why,
+        tool_missed=(job.tool_missed or now) if missed else None,
+    )
     return _deferred(job, WaitReason.TOOL_BUSY, now + after) if after else queued(job)
+
+
+def may_find_tool(job: Job, *, now: datetime) -> bool:
+    """Whether a job whose tool is not there waits for it still."""
+    return job.tool_missed is None or now - job.tool_missed < TOOL_MISSING
 
 
 def refused(job: Job, queue_number: int, failure: Failure, *, keep: timedelta, now: datetime) -> Job:
@@ -325,6 +350,8 @@ def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetim
         failures=0,
         losses=0,
         hand_backs=0,
+        obstacle=None,
+        tool_missed=None,
         ended=None,
         expires=None,
     )
