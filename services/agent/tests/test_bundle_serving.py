@@ -118,9 +118,11 @@ async def test_the_inference_protocol_has_the_models_own_tensors(fork_server: Fo
         array[0, 1] = array[1, 2] = 1
         got = await infer(runner, array)
         await best(tool)
+        extra = runner.resident_bytes - runner.profile.memory_bytes
 
     assert (runner.signature.inputs[0].name, runner.signature.outputs[0].name) == ("pixels", "scores")
     assert got.tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert extra > 1 << 20, "children that decode images count"
     assert list(runner.labels) == ["red", "green", "blue"]
     assert (runner.statistics.success.count, runner.statistics.compute_input.count) == (2, 1)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from aegis_agent.adapters.images import MAX_PIXELS, opened
+from aegis_agent.adapters.models.memory import resident_bytes
 from aegis_agent.adapters.models.tensors import DTYPES
 from aegis_agent.adapters.schemas import ToolInputError
 from aegis_common.store.model_spec import ImageInput
@@ -28,14 +30,15 @@ class Pixels:
         datatype: Type of the elements, as the inference protocol names it.
 
     Attributes:
-        about: What the set-up added to the child's memory.
+        about: What the set-up added to the child's memory, one image included.
     """
 
-    about: Final = {"memory_bytes": 0}
-
     def __init__(self, *, image: dict[str, Any], datatype: str) -> None:
+        before = resident_bytes()
         self._how = ImageInput.model_validate(image)
         self._dtype = DTYPES[datatype]
+        self._try()
+        self.about: Final = {"memory_bytes": max(resident_bytes() - before, 0)}
 
     def __call__(self, arguments: dict[str, Any]) -> list[Any]:
         """Return shape and raw elements.
@@ -55,6 +58,12 @@ class Pixels:
         if how.channels == "BGR":
             pixels = pixels[:, :, ::-1]
         return self._numbers(pixels if how.layout == "NHWC" else pixels.transpose(2, 0, 1))[None]
+
+    def _try(self) -> None:
+        """Read an image, so that the first call finds everything ready, and what it takes is counted."""
+        file = io.BytesIO()
+        Image.new("RGB", (640, 480)).save(file, "JPEG")
+        self.tensor(file.getvalue())
 
     def _numbers(self, pixels: Any) -> Any:
         how = self._how
