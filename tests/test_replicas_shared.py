@@ -99,6 +99,8 @@ def test_a_worker_that_dials_one_replica_serves_calls_that_arrive_at_both(
             with replicas.client(at) as client:
                 said = [client.tools.run("far_shout", {"text": f"a{number}"}).value for number in range(10)]
                 assert [f"A{number}" for number in range(10)] == said
+                scopes = {client.tools.get(name).concurrency_scope for name in ("far_shout", "repeatable")}
+                assert {"WORKER", "REPLICA"} == scopes
 
 
 def test_a_worker_comes_back_by_the_other_replica_when_its_own_is_killed(

@@ -385,7 +385,11 @@ async def test_uploads_are_counted_and_one_that_stalls_is_dropped(tmp_path: Path
         kept = await upload(service, b"now there is room")
         await asyncio.gather(*(channel.close() for channel in service.channels))
 
-    assert refused == (ErrorKind.RESOURCE_EXHAUSTED, "TOO_MANY_UPLOADS", {"max_uploads": "2"})
+    assert refused == (
+        ErrorKind.RESOURCE_EXHAUSTED,
+        "TOO_MANY_UPLOADS",
+        {"max_uploads": "2", "scope": "replica"},
+    )
     assert again == (ErrorKind.DEADLINE_EXCEEDED, "UPLOAD_STALLED", {"stall_s": "2"})
     assert len(await objects.list("default/artifacts/records")) == 1
     assert kept.media_type == "text/plain"

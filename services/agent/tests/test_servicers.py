@@ -58,6 +58,7 @@ async def test_a_tool_tells_its_schemas_and_limits(stack: Stack) -> None:
         "defaultTimeout": "30s",
         "maxTimeout": "600s",
         "concurrency": 3,
+        "concurrencyScope": "CONCURRENCY_SCOPE_REPLICA",
         "queueSize": 16,
         "idempotent": True,
         "priority": "PRIORITY_NORMAL",

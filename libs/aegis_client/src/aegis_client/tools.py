@@ -48,8 +48,9 @@ class Tool:
         input_schema: JSON Schema 2020-12 of the arguments.
         output_schema: JSON Schema 2020-12 of the result.
         default_timeout: Deadline of a call that brings none.
-        concurrency: Most calls that run at once in one agent process.
-        queue_size: Most calls that wait there.
+        concurrency: Most calls that run at once, in each place that `concurrency_scope` names.
+        concurrency_scope: `REPLICA`: each agent process; `WORKER`: each remote worker, of all replicas.
+        queue_size: Most calls that wait, in each agent process.
         queue_timeout: Longest time that a call waits; None means as long as its deadline lets it.
         priority: Class of the calls that name none: `HIGH`, `NORMAL` or `LOW`.
         idempotent: True when running it again with the same input does no harm.
@@ -77,6 +78,7 @@ class Tool:
     cacheable: bool = False
     streams: bool = False
     tags: tuple[str, ...] = ()
+    concurrency_scope: str = "REPLICA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +304,9 @@ def _read_tool(tool: pb.Tool) -> Tool:
         cacheable=tool.cacheable,
         streams=tool.streams,
         tags=tuple(tool.tags),
+        concurrency_scope=enum_name(
+            pb.Tool.ConcurrencyScope, tool.concurrency_scope or pb.Tool.CONCURRENCY_SCOPE_REPLICA
+        ),
     )
 
 

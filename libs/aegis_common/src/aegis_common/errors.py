@@ -6,7 +6,7 @@ Nothing here imports gRPC, so a domain module may raise these.
 from __future__ import annotations
 
 from datetime import timedelta
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import ClassVar
 
 
@@ -27,6 +27,17 @@ class ErrorKind(Enum):
     INTERNAL = "internal"
 
 
+class Scope(StrEnum):
+    """Where a limit counts."""
+
+    CALL = "call"
+    """Each call by itself."""
+    REPLICA = "replica"
+    """All calls in one process; a second replica has the same limit once more."""
+    FLEET = "fleet"
+    """All replicas together."""
+
+
 RETRYABLE = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.RESOURCE_EXHAUSTED})
 """Kinds whose status always carries `google.rpc.RetryInfo`."""
 
@@ -34,8 +45,9 @@ RETRYABLE = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.RESOURCE_EXHAUSTED})
 class AegisError(Exception):
     """An error the caller is meant to see.
 
-    Subclasses set `kind` and `reason`. The message and the metadata reach the caller, so they
-    hold no secrets; every value that the message mentions is in the metadata too.
+    Subclasses set `kind` and `reason`, and `scope` where they tell of a limit: it is in the metadata. The
+    message and the metadata reach the caller, so they hold no secrets; every value that the message mentions
+    is in the metadata too.
 
     Args:
         message: What is wrong, which value, how to mend it.
@@ -46,6 +58,7 @@ class AegisError(Exception):
 
     kind: ClassVar[ErrorKind]
     reason: ClassVar[str]
+    scope: ClassVar[Scope | None] = None
 
     def __init__(
         self,
@@ -59,7 +72,7 @@ class AegisError(Exception):
         self.message = message
         self.violations = violations or {}
         self.retry_after = retry_after
-        self.metadata = metadata
+        self.metadata = {**metadata, "scope": self.scope.value} if self.scope else metadata
 
 
 class InvalidArgument(AegisError):

@@ -38,6 +38,9 @@ def tool_message(tool: Tool) -> pb.Tool:
         input_schema=parts.to_struct(spec.input_schema),
         output_schema=parts.to_struct(spec.output_schema),
         concurrency=spec.concurrency,
+        concurrency_scope=pb.Tool.CONCURRENCY_SCOPE_WORKER
+        if tool.at_workers
+        else pb.Tool.CONCURRENCY_SCOPE_REPLICA,
         queue_size=spec.queue_size,
         idempotent=spec.idempotent,
         model=f"models/{spec.model}" if spec.model else "",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 NAME: Final = re.compile(r"artifacts/([0-9a-f]{64})")
 MAX_LOAD_BYTES: Final = 64 << 20
@@ -60,11 +60,13 @@ class OffsetOutOfRange(AegisError):
 class ArtifactQuotaExceeded(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "ARTIFACT_QUOTA_EXCEEDED"
+    scope = Scope.FLEET
 
 
 class TooManyUploads(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_UPLOADS"
+    scope = Scope.REPLICA
 
 
 class NoUploadSpace(AegisError):
@@ -72,6 +74,7 @@ class NoUploadSpace(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "NO_UPLOAD_SPACE"
+    scope = Scope.REPLICA
 
 
 class UploadStalled(AegisError):

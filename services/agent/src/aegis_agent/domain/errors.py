@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,6 @@ class QueueFacts:
             "concurrency": str(self.concurrency),
             "queue_size": str(self.queue_size),
             "wait_estimate_s": "unknown" if self.wait_s is None else f"{self.wait_s:.3g}",
-            "scope": "replica",
         }
 
 
@@ -153,6 +152,7 @@ class ToolQueueFull(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOOL_QUEUE_FULL"
+    scope = Scope.REPLICA
 
     @classmethod
     def of(cls, tool: str, facts: QueueFacts, *, pushed_out: bool = False) -> ToolQueueFull:
@@ -172,6 +172,7 @@ class ToolOverloaded(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOOL_OVERLOADED"
+    scope = Scope.REPLICA
 
     @classmethod
     def of(cls, tool: str, facts: QueueFacts, *, left_s: float, needed_s: float) -> ToolOverloaded:
@@ -193,6 +194,7 @@ class ToolQueueTimeout(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOOL_QUEUE_TIMEOUT"
+    scope = Scope.REPLICA
 
     @classmethod
     def of(cls, tool: str, facts: QueueFacts, *, limit: timedelta) -> ToolQueueTimeout:
@@ -210,6 +212,7 @@ class ToolQueueTimeout(AegisError):
 class ToolOutputTooLarge(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOOL_OUTPUT_TOO_LARGE"
+    scope = Scope.CALL
 
     @classmethod
     def of(cls, tool: str, *, size_bytes: int, max_bytes: int) -> ToolOutputTooLarge:

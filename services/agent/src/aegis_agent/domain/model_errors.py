@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from aegis_agent.domain.model import PRODUCTION, ModelVersion
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 from aegis_common.store.errors import ModelSignatureInvalid
 
 
@@ -51,6 +51,7 @@ class ModelMemoryExhausted(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "MODEL_MEMORY_EXHAUSTED"
+    scope = Scope.REPLICA
 
     @classmethod
     def of(cls, *, needed: int, limit: int, in_use: int) -> ModelMemoryExhausted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 _RETRY_AFTER: Final = timedelta(minutes=1)
 
@@ -68,6 +68,7 @@ class TooManyPublisherKeys(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_PUBLISHER_KEYS"
+    scope = Scope.FLEET
 
     @classmethod
     def active(cls, limit: int) -> TooManyPublisherKeys:

@@ -174,6 +174,7 @@ class Tool:
     Attributes:
         warnings: What every caller of this tool should know about its results.
         model_version: Id of the model version that answers, or empty.
+        at_workers: Whether remote workers run it: its concurrency is that of each of them.
     """
 
     spec: ToolSpec
@@ -181,6 +182,7 @@ class Tool:
     checks: Checks
     warnings: tuple[str, ...] = ()
     model_version: str = ""
+    at_workers: bool = False
 
 
 ToolFactory = Callable[[], Tool]

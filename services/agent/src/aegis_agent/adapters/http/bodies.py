@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 _RETRY_AFTER: Final = timedelta(seconds=1)
 
@@ -15,6 +15,7 @@ class BodiesFull(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "BODIES_FULL"
+    scope = Scope.REPLICA
 
 
 class Bodies:

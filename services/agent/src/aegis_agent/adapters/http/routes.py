@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 MAX_BODY_BYTES: Final = 12 << 20
 """Default limit of a request's body: 8 MiB of raw bytes in base64."""
@@ -35,6 +35,7 @@ MAX_BODY_BYTES: Final = 12 << 20
 class BodyTooLarge(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "BODY_TOO_LARGE"
+    scope = Scope.CALL
 
 
 class Request:

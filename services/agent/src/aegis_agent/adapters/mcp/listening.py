@@ -15,7 +15,7 @@ from mcp_types import SubscriptionsListenRequestParams, SubscriptionsListenResul
 from aegis_agent.adapters.mcp.tools import caller_of_call, time_left
 from aegis_agent.domain.call import Caller
 from aegis_agent.domain.registry import EVERYONE, Change, Registry
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 MAX_LISTENERS: Final = 16
 """Most streams of one caller at once, in this process."""
@@ -26,6 +26,7 @@ class TooManyListeners(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_LISTENERS"
+    scope = Scope.REPLICA
 
 
 class Listening:

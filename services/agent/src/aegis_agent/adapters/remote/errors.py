@@ -29,7 +29,7 @@ from aegis_agent.domain.exceeded import (
     ToolLeftProcesses,
     ToolMemoryExceeded,
 )
-from aegis_common.errors import AegisError, ErrorKind, PermissionDenied
+from aegis_common.errors import AegisError, ErrorKind, PermissionDenied, Scope
 from aegis_common.rpc.errors import from_status
 
 RETRY_AFTER: Final = timedelta(seconds=2)
@@ -104,6 +104,7 @@ class AgentDraining(AegisError):
 class TooManyWorkers(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_WORKERS"
+    scope = Scope.REPLICA
 
 
 def told_by_worker(tool: str, status: status_pb2.Status) -> AegisError:

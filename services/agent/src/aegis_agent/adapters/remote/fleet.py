@@ -226,7 +226,7 @@ class Fleet:
             if found is not None and not mine:
                 return  # a model of the tenant has taken the name since
             checks = SchemaChecks(newest.spec, foreign=True)
-            tool = Tool(spec=newest.spec, runner=RemoteRunner(newest), checks=checks)
+            tool = Tool(spec=newest.spec, runner=RemoteRunner(newest), checks=checks, at_workers=True)
             if owner == EVERYONE:
                 self._registry.replace(tool)
             else:

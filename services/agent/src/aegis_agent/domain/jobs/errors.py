@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 
 class UnknownJob(AegisError):
@@ -50,6 +50,7 @@ class RequestIdReused(AegisError):
 class TooManyJobs(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_JOBS"
+    scope = Scope.FLEET
 
 
 class JobNotRetryable(AegisError):
@@ -96,6 +97,7 @@ class UnreadableJob(AegisError):
 class ResultTooLarge(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "JOB_RESULT_TOO_LARGE"
+    scope = Scope.CALL
 
 
 class JobDeadline(AegisError):
