@@ -28,7 +28,9 @@ from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.outgoing import acting_for
 from aegis_common.rpc.server import Registration, Running, serving
 from aegis_common.settings import ServiceSettings
+from aegis_common.testing.audit import lines
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.waiting import until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -123,6 +125,33 @@ async def test_a_certificate_alone_names_the_caller(sdk: MeshChannel) -> None:
     told = await _told(sdk)
 
     assert ("sdk", "default", False) == (told["subject"], told["tenant"], told["token"])
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+async def test_a_method_that_there_is_not_is_audited_like_any_other(
+    sdk: MeshChannel, mesh: Mesh, server: Running, kind: str
+) -> None:
+    async def one() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    path = "/aegis.carbon.v1.CarbonService/Guess" + "x" * 500
+    call = getattr(sdk, kind)(path)(one() if kind.startswith("stream") else b"x", timeout=30)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call if kind.endswith("unary") else call.read())
+
+    assert (grpc.StatusCode.UNIMPLEMENTED, "Method not found!") == (
+        caught.value.code(), caught.value.details(),
+    )  # fmt: skip
+    await until(lambda: bool(records(mesh)), timeout_s=30)
+    [record] = records(mesh)
+    assert (path[:128], "UNIMPLEMENTED", "sdk") == (
+        record["method"], record["code"], record["principal"]["subject"],
+    )  # fmt: skip
+
+
+def records(mesh: Mesh) -> list[dict[str, Any]]:
+    files = (mesh.folder / "audit" / "carbon").glob("*.jsonl")
+    return [line for file in files for line in lines(file) if line["kind"] == "call"]
 
 
 async def test_a_token_names_the_user_and_its_tenant(sdk: MeshChannel, mesh: Mesh) -> None:

@@ -228,11 +228,31 @@ async def test_what_nobody_foresaw_tells_nothing(door: Door) -> None:
     assert "secret" not in answer.text
 
 
-async def test_unknown_paths_and_verbs_are_told_apart(door: Door) -> None:
-    unknown, verb = await door.get("/nothing"), await door.post("/fail")
+async def test_unknown_paths_and_verbs_are_told_apart_and_audited(door: Door, mesh: Mesh) -> None:
+    unknown, verb = await door.get("/nothing" + "x" * 500), await door.post("/fail")
+    bad = await door.get("/nothing", headers={"authorization": "Bearer x.y.z"})
+    await asyncio.sleep(0.1)
+    audited = [(r["method"][:12], r["code"], r["reason"], r["principal"]["subject"]) for r in calls(mesh)]
 
     assert (404, 5) == (unknown.status_code, unknown.json()["code"])
     assert (405, "GET") == (verb.status_code, verb.headers["allow"])
+    assert (401, 'Bearer error="invalid_token"') == (bad.status_code, bad.headers["www-authenticate"])
+    assert [
+        ("GET /nothing", "NOT_FOUND", "UNKNOWN_PATH", "sdk"),
+        ("POST /fail", "UNIMPLEMENTED", "UNKNOWN_VERB", "sdk"),
+        ("GET /nothing", "UNAUTHENTICATED", "TOKEN_INVALID", ""),
+    ] == audited
+    assert max(len(record["method"]) for record in calls(mesh)) == 128
+
+
+async def test_a_request_that_says_not_what_it_wants_is_audited(door: Door, mesh: Mesh) -> None:
+    bad = await door.get("/wait", headers={"grpc-timeout": "soon"})
+    await asyncio.sleep(0.1)
+
+    assert 400 == bad.status_code
+    assert [("GET /wait", "INVALID_ARGUMENT", "INVALID_ARGUMENT", "sdk")] == [
+        (r["method"], r["code"], r["reason"], r["principal"]["subject"]) for r in calls(mesh)
+    ]
 
 
 @pytest.mark.parametrize("declared", [True, False])

@@ -18,6 +18,7 @@ import grpc.aio
 from aegis_common.rpc.access import MethodRule
 from aegis_common.rpc.call import Call, Context, Transport, enter_call
 
+_MAX_PATH: Final = 128
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 T = TypeVar("T")
 
@@ -53,6 +54,10 @@ class Chain:
     def rule(self, path: str) -> MethodRule:
         """Return the rule of the method *path*, `/package.Service/Method`."""
         return self._table.get(path) or MethodRule(path)
+
+    def unknown(self, path: str) -> MethodRule:
+        """Return the rule of a call that asks for what there is not: anybody may, and it is audited."""
+        return MethodRule(path[:_MAX_PATH], public=True)
 
     async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         """Return what *inner* returns: within it *call* is the current call, and every layer is around it.
@@ -97,13 +102,24 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None  # unknown method: gRPC answers UNIMPLEMENTED
         path = str(handler_call_details.method)
+        if handler is None:
+            return self._unknown(path)
         known = self._wrapped.get(path)
         if known is None or known[0] is not handler:
             known = self._wrapped[path] = handler, self._wrap(self._chain.rule(path), handler)
         return known[1]
+
+    def _unknown(self, path: str) -> Handler:
+        """Return what answers a method that there is not as gRPC itself would, inside the chain."""
+
+        async def run(_: Any, context: Context) -> None:
+            async def serve() -> None:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+            await self._chain.serve(_begin(self._chain.unknown(path), context), context, serve)
+
+        return grpc.stream_stream_rpc_method_handler(run)
 
     def _wrap(self, rule: MethodRule, handler: Any) -> Handler:
         kind = _kind(handler)

@@ -19,7 +19,6 @@ from aegis_agent.adapters.http.routes import BodyTooLarge, Match, Operation, Req
 from aegis_common.errors import AegisError, DeadlineExceeded, InvalidArgument
 from aegis_common.rpc.call import Call
 from aegis_common.rpc.chain import Chain
-from aegis_common.rpc.errors import to_status
 from aegis_common.rpc.outgoing import TRACEPARENT
 
 PEER: Final = "aegis.peer_spiffe_id"
@@ -95,7 +94,7 @@ class HttpApp:
             return
         match = self._router.match(scope["method"], scope["path"])
         if match.route is None:
-            await _no_route(match)(scope, receive, send)
+            await (await self._nothing(match, scope))(scope, receive, send)
             return
         exchange = _Exchange(match.route, match.parameters, scope, receive, send, bodies=self._bodies)
         try:
@@ -108,28 +107,60 @@ class HttpApp:
         text = "ready\n" if ready else "not ready\n"
         await Response(text, 200 if ready else 503, media_type="text/plain")(scope, receive, send)
 
+    async def _nothing(self, match: Match, scope: Scope) -> Response:
+        """Return the answer to a request for what there is not; it is audited as any other."""
+        call, transport = self._unknown(scope)
+
+        async def inner() -> None:
+            transport.set_code(grpc.StatusCode.UNIMPLEMENTED if match.allowed else grpc.StatusCode.NOT_FOUND)
+            call.reason = "UNKNOWN_VERB" if match.allowed else "UNKNOWN_PATH"
+
+        try:
+            await self._chain.serve(call, transport, inner)
+        except Ended as ended:
+            return self._error(ended.status)
+        return _no_route(match)
+
     async def _exchange(self, route: Route, exchange: _Exchange) -> None:
         try:
-            await self._through_chain(await exchange.operation(), route, exchange)
+            try:
+                operation, timeout_s = await exchange.operation(), _timeout(exchange.request)
+            except AegisError as error:  # nobody can tell which method it is
+                await self._refuse_early(error, exchange)
+            else:
+                await self._through_chain(operation, route, exchange, timeout_s=timeout_s)
         except Ended as ended:
             await self._refuse(ended.status, route, exchange)
-        except AegisError as error:  # before the chain: the method could not be found
-            await self._refuse(to_status(error), route, exchange)
         except asyncio.CancelledError:
             if not exchange.gone:
                 raise
             _uncancel()
 
-    async def _through_chain(self, operation: Operation, route: Route, exchange: _Exchange) -> None:
-        scope, wanted = exchange.scope, _timeout(exchange.request)
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    async def _refuse_early(self, error: AegisError, exchange: _Exchange) -> None:
+        call, transport = self._unknown(exchange.scope)
+
+        async def inner() -> None:
+            raise error
+
+        await self._chain.serve(call, transport, inner)
+
+    def _unknown(self, scope: Scope) -> tuple[Call, HttpTransport]:
+        rule = self._chain.unknown(f"{scope['method']} {scope['path']}")
+        peer = scope.get(PEER, "")
+        call = Call.begin(rule, metadata=tuple(_headers(scope)), peer_spiffe_id=peer, timeout_s=None)
+        return call, HttpTransport()
+
+    async def _through_chain(
+        self, operation: Operation, route: Route, exchange: _Exchange, *, timeout_s: float | None
+    ) -> None:
+        scope, headers = exchange.scope, _headers(exchange.scope)
         if operation.traceparent and TRACEPARENT not in dict(headers):
             headers.append((TRACEPARENT, operation.traceparent))
         call = Call.begin(
             self._chain.rule(operation.grpc_method),
             metadata=tuple(headers),
             peer_spiffe_id=scope.get(PEER, ""),
-            timeout_s=route.default_timeout_s if wanted is None else wanted,
+            timeout_s=route.default_timeout_s if timeout_s is None else timeout_s,
         )
         call.notes.update(operation.notes)
         transport = HttpTransport()
@@ -144,10 +175,14 @@ class HttpApp:
             _log.info("response cut short", extra={"reason": status.message})
             await exchange.cut()
             return
-        response = (route.on_error and route.on_error(status, exchange.request)) or error_response(status)
+        response = self._error(status, route.on_error and route.on_error(status, exchange.request))
+        await response(exchange.scope, exchange.receive, exchange.send)
+
+    def _error(self, status: status_pb2.Status, response: Response | None = None) -> Response:
+        response = response or error_response(status)
         for name, value in error_headers(status, self._challenge).items():
             response.headers.setdefault(name, value)
-        await response(exchange.scope, exchange.receive, exchange.send)
+        return response
 
 
 class _Exchange:
@@ -256,6 +291,10 @@ class _Exchange:
 
 ABORT: Final = "aegis.abort"
 """Key of the ASGI scope for a function that drops the connection."""
+
+
+def _headers(scope: Scope) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
 
 
 def _uncancel() -> None:
