@@ -3,213 +3,207 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from aegis_carbon.domain.errors import InfeasibleJob
 from aegis_carbon.domain.interruptible import Limits, Stretch, cleanest_stretches
+from aegis_carbon.domain.job import Job, Plan, Span
 from aegis_carbon.domain.outlook import Outlook
 from aegis_carbon.domain.timeseries import Values
 from aegis_carbon.domain.windows import Costs
-from aegis_common.errors import InvalidArgument
+from aegis_common.errors import AegisError, InvalidArgument
 
 BAND: Final = (0.1, 0.9)
-_LEAST_SAMPLES: Final = 20
-_HOUR: Final = timedelta(hours=1)
+_LEAST_TRIALS: Final = 20
+_ZONES_KEPT: Final = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interruption:
-    """How a job may be suspended and resumed.
-
-    Attributes:
-        min_chunk: Shortest time between a start or resume and the next stop.
-        max_interruptions: Most suspensions; None is any number.
-        resume_overhead: Time that each resume costs before work goes on.
-    """
-
-    min_chunk: timedelta = timedelta(0)
-    max_interruptions: int | None = None
-    resume_overhead: timedelta = timedelta(0)
-
-
-@dataclass(frozen=True, slots=True)
-class PowerStep:
-    """Part of a job's run, and its power in kW; the parts follow one another."""
-
-    duration: timedelta
-    kw: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What is to be run.
-
-    Attributes:
-        earliest: First moment at which it may run, UTC.
-        deadline: Moment at which it must have ended; strict.
-        duration: Time that it runs, without interruptions.
-        interruption: How it may be interrupted; None if it may not.
-        power: Its power over the run, in the order of time, together *duration*; empty is 1 kW throughout.
-    """
-
-    earliest: datetime
-    deadline: datetime
-    duration: timedelta
-    interruption: Interruption | None = None
-    power: tuple[PowerStep, ...] = ()
-
-    @property
-    def latest_start(self) -> datetime:
-        """Last moment at which an uninterrupted run still ends in time."""
-        return self.deadline - self.duration
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Half-open time in which the job runs."""
-
-    start: datetime
-    end: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """When and where a job runs.
-
-    Attributes:
-        zone: Where.
-        spans: When, in the order of time.
-        g_per_kwh: Expected mean intensity over the run, weighted by power.
-        now_g_per_kwh: The same for a run from `earliest` on in the first zone that was given.
-        saving: Expected saving against that, as a share; below 0 is worse.
-        saving_low: Lower edge of the 80 % band of `saving`; None where the past is too short to tell.
-        saving_high: Upper edge.
-    """
-
-    zone: str
-    spans: tuple[Span, ...]
-    g_per_kwh: float
-    now_g_per_kwh: float
-    saving: float
-    saving_low: float | None = None
-    saving_high: float | None = None
-
-
-def plan(outlooks: Mapping[str, Outlook], job: Job) -> Plan:
+def plan(outlooks: Sequence[Outlook], job: Job) -> Plan:
     """Return the cleanest plan; of equally clean ones the earliest, in the zone that stands first.
 
     Args:
-        outlooks: What is expected, by zone, in the order of preference; the first is where "now" is measured.
+        outlooks: What is expected of each zone, in the order of preference; the first is where a run that
+            starts at once is measured.
         job: What is to be run.
 
     Raises:
         InfeasibleJob: It cannot end by its deadline, or an outlook does not reach that far.
         InvalidArgument: The job contradicts itself, or the zones have different signals.
     """
+    job.check()
     _check(outlooks, job)
-    rows = [_Row(outlook, job) for outlook in outlooks.values()]
-    now = rows[0].now()
-    chosen = min(rows, key=lambda row: row.cost)
-    low, high = _band(rows[0], chosen)
+    zones = [_zone(outlook) for outlook in outlooks]
+    runs = [zone.best(job) for zone in zones]
+    costs = [zone.mean(run) for zone, run in zip(zones, runs, strict=True)]
+    chosen = min(range(len(zones)), key=costs.__getitem__)
+    at_once = zones[0].at_once(job)
+    now = zones[0].mean(at_once)
+    low, high = _band(zones[0].trials(at_once), zones[chosen].trials(runs[chosen]))
     return Plan(
-        zone=chosen.outlook.zone,
-        spans=chosen.spans(),
-        g_per_kwh=chosen.cost,
+        zone=outlooks[chosen].zone,
+        spans=zones[chosen].spans(runs[chosen], job),
+        g_per_kwh=costs[chosen],
         now_g_per_kwh=now,
-        saving=_saving(now, chosen.cost),
+        saving=1 - costs[chosen] / now if now else 0.0,
         saving_low=low,
         saving_high=high,
     )
 
 
-class _Row:
-    """One zone's outlook, and the best that the job can do there."""
+def plans(
+    outlooks: Mapping[str, Outlook], jobs: Sequence[tuple[Sequence[str], Job]]
+) -> list[Plan | AegisError]:
+    """Return a plan for each job, or why there is none; much quicker than one by one.
 
-    def __init__(self, outlook: Outlook, job: Job) -> None:
-        self.outlook = outlook
-        self._job = job
-        self._step = outlook.series.step
+    Args:
+        outlooks: What is expected, by zone.
+        jobs: Each with the zones in which it may run, in the order of preference.
+    """
+    found: dict[int, Plan | AegisError] = {}
+    simple: dict[str, list[int]] = {}
+    for number, (zones, job) in enumerate(jobs):
+        try:
+            rows = [outlooks[zone] for zone in zones]
+            if len(zones) == 1 and job.interruption is None and not job.power:
+                job.check()
+                _check(rows, job)
+                simple.setdefault(zones[0], []).append(number)
+            else:
+                found[number] = plan(rows, job)
+        except AegisError as error:
+            found[number] = error
+    for zone, numbers in simple.items():
+        some = _zone(outlooks[zone]).plans([jobs[number][1] for number in numbers])
+        found.update(zip(numbers, some, strict=True))
+    return [found[number] for number in range(len(jobs))]
+
+
+class _Run(NamedTuple):
+    """When a job runs, in slots, and what each part of it weighs."""
+
+    starts: Values
+    ends: Values
+    weights: Values
+
+
+class _Zone:
+    """One zone's outlook, made ready for questions."""
+
+    def __init__(self, outlook: Outlook) -> None:
+        self._series = outlook.series
         self._costs = Costs(outlook.series.values)
-        self.stretches = self._best()
-        self.cost = self._mean(self._costs, self.stretches)
+        rows = np.maximum(0.0, outlook.series.values + outlook.errors)
+        # What would have been, had things gone as wrong as they did before: a row for each time before.
+        self._trials = np.concatenate((np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)), axis=1)
 
-    def now(self) -> float:
-        return self._mean(self._costs, self._at_once())
-
-    def spans(self) -> tuple[Span, ...]:
-        if len(self.stretches) == 1:
-            start = min(max(self._moment(self.stretches[0][0]), self._job.earliest), self._job.latest_start)
-            return (Span(start, start + self._job.duration),)
-        return tuple(Span(self._moment(start), self._moment(end)) for start, end in self.stretches)
-
-    def samples(self, *, now: bool) -> Values:
-        """Return the mean intensity of the run for each way in which the past was not as expected."""
-        stretches = self._at_once() if now else self.stretches
-        rows = np.maximum(0.0, self.outlook.series.values + self.outlook.errors)
-        return np.array([self._mean(Costs(row), stretches) for row in rows])
-
-    def _best(self) -> list[Stretch]:
-        job = self._job
-        earliest, work = self._slots(job.earliest), job.duration / self._step
-        deadline = max(self._slots(job.deadline), earliest + work)
+    def best(self, job: Job) -> _Run:
+        earliest, work = self._slots(job.earliest), job.duration / self._series.step
+        latest = max(self._slots(job.latest_start), earliest)
         if job.power:
-            return self._at(self._costs.best_shaped(earliest, deadline - work, *self._shape()), work)
+            durations, weights = self._shape(job)
+            return self._shaped(job, self._costs.best_shaped(earliest, latest, durations, weights))
         if job.interruption is None:
-            return self._at(self._costs.best(earliest, deadline - work, work), work)
+            return self._plain([(start := self._costs.best(earliest, latest, work), start + work)])
         limits = Limits(
-            least=job.interruption.min_chunk / self._step,
+            least=job.interruption.min_chunk / self._series.step,
             interruptions=job.interruption.max_interruptions,
-            overhead=job.interruption.resume_overhead / self._step,
+            overhead=job.interruption.resume_overhead / self._series.step,
         )
-        values = self.outlook.series.values
-        return cleanest_stretches(self._costs, values, earliest, deadline, work, limits)
+        values = self._series.values
+        return self._plain(cleanest_stretches(self._costs, values, earliest, latest + work, work, limits))
 
-    def _at_once(self) -> list[Stretch]:
-        return self._at(self._slots(self._job.earliest), self._job.duration / self._step)
+    def at_once(self, job: Job) -> _Run:
+        start = self._slots(job.earliest)
+        if job.power:
+            return self._shaped(job, start)
+        return self._plain([(start, start + job.duration / self._series.step)])
 
-    def _mean(self, costs: Costs, stretches: Sequence[Stretch]) -> float:
-        starts, ends = np.array(stretches).T
-        if self._job.power:
-            durations, powers = self._shape()
-            cost = float(costs.shaped(starts, durations, powers)[0])
-            return cost / float((durations * powers).sum())
-        return float(costs.runs(starts, ends - starts).sum()) / float((ends - starts).sum())
+    def mean(self, run: _Run) -> float:
+        lengths = run.ends - run.starts
+        costs = self._costs.runs(run.starts, lengths)
+        return float((costs * run.weights).sum() / (lengths * run.weights).sum())
 
-    def _shape(self) -> tuple[Values, Values]:
-        durations = np.array([part.duration / self._step for part in self._job.power])
-        return durations, np.array([part.kw for part in self._job.power])
+    def trials(self, run: _Run) -> Values:
+        """Return the mean intensity of the run in each trial."""
+        parts = self._in_trials(run.starts, run.ends) * run.weights
+        return np.asarray(parts.sum(axis=1) / ((run.ends - run.starts) * run.weights).sum())
+
+    def spans(self, run: _Run, job: Job) -> tuple[Span, ...]:
+        if job.interruption is None or len(run.starts) == 1:
+            start = min(max(self._moment(float(run.starts[0])), job.earliest), job.latest_start)
+            return (Span(start, start + job.duration),)
+        starts, ends = run.starts.tolist(), run.ends.tolist()
+        edges = [(self._moment(start), self._moment(end)) for start, end in zip(starts, ends, strict=True)]
+        return tuple(Span(max(start, job.earliest), min(end, job.deadline)) for start, end in edges)
+
+    def plans(self, jobs: Sequence[Job]) -> list[Plan]:
+        """Return the plans of jobs that are checked, uninterrupted, and of even power."""
+        step = self._series.step
+        earliest = np.array([self._slots(job.earliest) for job in jobs])
+        latest = np.maximum(earliest, [self._slots(job.latest_start) for job in jobs])
+        work = np.array([job.duration / step for job in jobs])
+        starts = self._costs.best_of_many(earliest, latest, work)
+        costs, now = self._costs.runs(starts, work) / work, self._costs.runs(earliest, work) / work
+        then, at_once = self._in_trials(starts, starts + work), self._in_trials(earliest, earliest + work)
+        low, high = _bands(at_once, then)
+        return [
+            Plan(
+                zone=self._series.zone,
+                spans=self.spans(self._plain([(starts[number], starts[number])]), job),
+                g_per_kwh=float(costs[number]),
+                now_g_per_kwh=float(now[number]),
+                saving=float(1 - costs[number] / now[number]) if now[number] else 0.0,
+                saving_low=low[number],
+                saving_high=high[number],
+            )
+            for number, job in enumerate(jobs)
+        ]
+
+    def _in_trials(self, starts: Values, ends: Values) -> Values:
+        """Return trials by runs: what each run costs."""
+
+        def until(edges: Values) -> Values:
+            slots = np.minimum(edges.astype(np.int64), self._trials.shape[1] - 2)
+            below, above = self._trials[:, slots], self._trials[:, slots + 1]
+            return np.asarray(below + (edges - slots) * (above - below))
+
+        return until(ends) - until(starts)
+
+    def _shaped(self, job: Job, start: float) -> _Run:
+        durations, weights = self._shape(job)
+        ends = start + np.cumsum(durations)
+        return _Run(ends - durations, ends, weights)
+
+    def _shape(self, job: Job) -> tuple[Values, Values]:
+        durations = np.array([part.duration / self._series.step for part in job.power])
+        return durations, np.array([part.kw for part in job.power])
 
     def _slots(self, moment: datetime) -> float:
-        return (moment - self.outlook.series.start) / self._step
+        return (moment - self._series.start) / self._series.step
 
     def _moment(self, slots: float) -> datetime:
-        return min(self.outlook.series.start + slots * self._step, self._job.deadline)
+        return self._series.start + slots * self._series.step
 
     @staticmethod
-    def _at(start: float, work: float) -> list[Stretch]:
-        return [(start, start + work)]
+    def _plain(stretches: Sequence[Stretch]) -> _Run:
+        starts, ends = np.array(stretches, np.float64).T
+        return _Run(starts, ends, np.ones(len(starts)))
 
 
-def _check(outlooks: Mapping[str, Outlook], job: Job) -> None:
-    if job.latest_start < job.earliest:
-        finish = job.earliest + job.duration
-        raise InfeasibleJob(
-            f"a job of {job.duration} that may start at {job.earliest.isoformat()} cannot end by "
-            f"{job.deadline.isoformat()}; it ends at {finish.isoformat()} at the earliest",
-            earliest_finish=finish.isoformat(),
-        )
-    if job.interruption is not None and job.power:
-        raise InvalidArgument("a job with a power profile cannot be interrupted; give one of the two")
-    if job.power and sum((part.duration for part in job.power), timedelta(0)) != job.duration:
-        raise InvalidArgument(f"the parts of the power profile are together not the duration, {job.duration}")
-    if len({outlook.signal for outlook in outlooks.values()}) > 1:
-        told = ", ".join(f"{zone}: {outlook.signal.value}" for zone, outlook in outlooks.items())
+@lru_cache(maxsize=_ZONES_KEPT)
+def _zone(outlook: Outlook) -> _Zone:
+    return _Zone(outlook)
+
+
+def _check(outlooks: Sequence[Outlook], job: Job) -> None:
+    if len({outlook.signal for outlook in outlooks}) > 1:
+        told = ", ".join(f"{outlook.zone}: {outlook.signal.value}" for outlook in outlooks)
         raise InvalidArgument(f"zones of different signals cannot be compared ({told})")
-    for outlook in outlooks.values():
+    for outlook in outlooks:
         if job.earliest < outlook.series.start or job.deadline > outlook.series.end:
             raise InfeasibleJob(
                 f"the outlook for zone {outlook.zone!r} spans {outlook.series.start.isoformat()} to "
@@ -218,15 +212,17 @@ def _check(outlooks: Mapping[str, Outlook], job: Job) -> None:
             )
 
 
-def _saving(now: float, cost: float) -> float:
-    return 1 - cost / now if now else 0.0
+def _band(now: Values, then: Values) -> tuple[float | None, float | None]:
+    count = min(len(now), len(then))
+    low, high = _bands(now[len(now) - count :, None], then[len(then) - count :, None])
+    return low[0], high[0]
 
 
-def _band(first: _Row, chosen: _Row) -> tuple[float | None, float | None]:
-    """Return the band of the saving: what it would have been, had things gone as wrong as they did before."""
-    count = min(len(first.outlook.errors), len(chosen.outlook.errors))
-    if count < _LEAST_SAMPLES:
-        return None, None
-    now, cost = first.samples(now=True)[-count:], chosen.samples(now=False)[-count:]
-    low, high = np.quantile(1 - cost / np.where(now > 0, now, 1.0), BAND)
-    return float(low), float(high)
+def _bands(now: Values, then: Values) -> tuple[Sequence[float | None], Sequence[float | None]]:
+    """Return the edges of the band of the saving, of each run; trials by runs in."""
+    if len(now) < _LEAST_TRIALS:
+        none = [None] * now.shape[1]
+        return none, none
+    savings = 1 - then / np.where(now > 0, now, 1.0)
+    low, high = np.quantile(savings, BAND, axis=0)
+    return low.tolist(), high.tolist()

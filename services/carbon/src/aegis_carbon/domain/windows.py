@@ -17,6 +17,7 @@ from aegis_carbon.domain.timeseries import Values
 
 Indices = NDArray[np.int64]
 
+_MOST_TABLES: Final = 256
 GRAIN: Final = 1e6
 """Costs are counted in whole micrograms, whose sums are exact: equal costs are equal."""
 
@@ -100,6 +101,8 @@ class Costs:
     def _best_of_equal(self, earliest: Values, latest: Values, duration: float) -> Values:
         tables = self._tables.get(duration)
         if tables is None:
+            if len(self._tables) >= _MOST_TABLES:
+                self._tables.pop(next(iter(self._tables)))
             tables = self._tables[duration] = _Tables(self, duration)
         if tables.on_edges and not ((earliest % 1).any() or (latest % 1).any()):
             return tables.best(earliest, latest)[0]
