@@ -78,11 +78,8 @@ def test_a_job_that_may_stop_takes_the_cleanest_hours() -> None:
 
 
 def test_the_cleaner_zone_wins_and_of_equal_ones_the_first() -> None:
-    zones = {
-        "DE": flat([300, 300, 300, 300]),
-        "FR": flat([50, 40, 40, 60], zone="FR"),
-        "SE": flat([40] * 4, zone="SE"),
-    }
+    rows = {"DE": [300.0] * 4, "FR": [50.0, 40, 40, 60], "SE": [40.0] * 4}
+    zones = [flat(row, zone=zone) for zone, row in rows.items()]
 
     found = plan(zones, job(2, 1))
 

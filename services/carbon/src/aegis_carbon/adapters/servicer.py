@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import grpc.aio
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
 from aegis.carbon.v1 import carbon_service_pb2_grpc as pb_grpc
+from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, duration, time_to_work, timestamp
 from aegis_carbon.domain.advisor import CarbonAdvisor
 from aegis_carbon.domain.catalog import Zone
-from aegis_carbon.domain.intensity import Intensity, Quality, Signal
+from aegis_carbon.domain.intensity import Intensity
 from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict
 from aegis_common.clock import Clock
 from aegis_common.paging import page
-from aegis_common.rpc.call import current_call
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["CarbonService"].full_name
-MARGIN: Final = 0.1
-"""Share of the caller's time that is kept for the answer to travel."""
-_PREFIX: Final = "zones/"
 
-_SIGNALS: Final = {Signal.AVERAGE: pb.SIGNAL_AVERAGE, Signal.MARGINAL: pb.SIGNAL_MARGINAL}
-_QUALITIES: Final = {
-    Quality.ACTUAL: pb.QUALITY_ACTUAL,
-    Quality.FORECAST: pb.QUALITY_FORECAST,
-    Quality.STALE: pb.QUALITY_STALE,
-    Quality.SYNTHETIC: pb.QUALITY_SYNTHETIC,
-}
 _ON_MISSING: Final = {
     pb.ON_MISSING_UNSPECIFIED: OnMissing.RUN_NOW,
     pb.ON_MISSING_RUN_NOW: OnMissing.RUN_NOW,
@@ -66,15 +54,15 @@ class CarbonServicer(pb_grpc.CarbonServiceServicer):
     async def GetIntensity(
         self, request: pb.GetIntensityRequest, context: Context
     ) -> pb.GetIntensityResponse:
-        found = await self._advisor.intensity(request.zone.removeprefix(_PREFIX), within=_time_to_work())
+        found = await self._advisor.intensity(request.zone.removeprefix(ZONES), within=time_to_work())
         return pb.GetIntensityResponse(intensity=_intensity(found, self._clock()))
 
     async def CheckSchedule(
         self, request: pb.CheckScheduleRequest, context: Context
     ) -> pb.CheckScheduleResponse:
         decision = await self._advisor.check(
-            request.zone.removeprefix(_PREFIX),
-            within=_time_to_work(),
+            request.zone.removeprefix(ZONES),
+            within=time_to_work(),
             max_g_per_kwh=request.max_intensity_g_per_kwh
             if request.HasField("max_intensity_g_per_kwh")
             else None,
@@ -83,13 +71,9 @@ class CarbonServicer(pb_grpc.CarbonServiceServicer):
         return _response(decision)
 
 
-def _time_to_work() -> float:
-    return current_call().time_remaining() * (1 - MARGIN)
-
-
 def _zone(zone: Zone) -> pb.Zone:
     return pb.Zone(
-        name=_PREFIX + zone.id,
+        name=ZONES + zone.id,
         display_name=zone.display_name,
         providers=zone.providers,
         threshold_g_per_kwh=zone.threshold_g_per_kwh,
@@ -99,28 +83,16 @@ def _zone(zone: Zone) -> pb.Zone:
 
 def _intensity(intensity: Intensity, now: datetime) -> pb.Intensity:
     return pb.Intensity(
-        zone=_PREFIX + intensity.zone,
+        zone=ZONES + intensity.zone,
         g_per_kwh=intensity.g_per_kwh,
-        start_time=_timestamp(intensity.start),
-        end_time=_timestamp(intensity.end),
-        signal=_SIGNALS[intensity.signal],
-        quality=_QUALITIES[intensity.quality],
+        start_time=timestamp(intensity.start),
+        end_time=timestamp(intensity.end),
+        signal=SIGNALS[intensity.signal],
+        quality=QUALITIES[intensity.quality],
         source=intensity.source,
-        fetch_time=_timestamp(intensity.fetched_at),
-        age=_duration(intensity.age(now)),
+        fetch_time=timestamp(intensity.fetched_at),
+        age=duration(intensity.age(now)),
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    result = Timestamp()
-    result.FromDatetime(moment)
-    return result
-
-
-def _duration(span: timedelta) -> Duration:
-    result = Duration()
-    result.FromTimedelta(span)
-    return result
 
 
 def _response(decision: Decision) -> pb.CheckScheduleResponse:
@@ -129,5 +101,5 @@ def _response(decision: Decision) -> pb.CheckScheduleResponse:
         reason=_REASONS[decision.reason],
         intensity=_intensity(decision.intensity, decision.decided_at) if decision.intensity else None,
         threshold_g_per_kwh=decision.threshold_g_per_kwh,
-        retry_after=_duration(decision.retry_after) if decision.retry_after else None,
+        retry_after=duration(decision.retry_after) if decision.retry_after else None,
     )

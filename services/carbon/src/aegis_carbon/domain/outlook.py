@@ -58,6 +58,19 @@ class Outlook:
     errors: Values
     parts: tuple[OutlookPart, ...]
 
+    def until(self, end: datetime) -> Outlook:
+        """Return the slots that begin before *end*."""
+        count = max(1, -((self.series.start - end) // self.series.step))
+        cut = self.series.start + count * self.series.step
+        parts = (replace(part, end=min(part.end, cut)) for part in self.parts if part.start < cut)
+        return Outlook(
+            series=self.series.between(self.series.start, cut),
+            low=self.low[:count],
+            high=self.high[:count],
+            errors=self.errors[:, :count],
+            parts=tuple(parts),
+        )
+
     @property
     def zone(self) -> str:
         return self.series.zone

@@ -47,12 +47,20 @@ class OutlookLookup:
         self._clock = clock
         self._made: dict[tuple[object, ...], Outlook] = {}
 
+    def day(self, zone: Zone) -> timedelta:
+        """Return the length of a day of the zone: 24 h, or less in a replay that runs fast."""
+        return min(self._providers[name].capabilities.day for name in zone.providers)
+
+    def reach(self, zone: Zone) -> timedelta:
+        """Return how far ahead `get` looks at most."""
+        return LONGEST_DAYS * self.day(zone)
+
     async def get(self, zone: Zone, *, until: datetime, within: float) -> Outlook:
         """Return what is expected of *zone* from now to *until* at least.
 
         Args:
             zone: From the catalogue.
-            until: Not further ahead than `LONGEST_DAYS`.
+            until: Not further ahead than `reach`.
             within: Seconds that the caller can wait.
 
         Raises:
