@@ -104,6 +104,16 @@ async def test_one_score_of_two_labels_speaks_for_the_second(bundles: Bundles) -
     assert [item["score"] for item in row["labels"]] == pytest.approx([0.75, 0.25])
 
 
+async def test_scores_without_labels_are_the_models_failure(bundles: Bundles) -> None:
+    """The model does not say beforehand how many classes it has."""
+    node = helper.make_node("Identity", ["rows"], ["out"])
+    wide = model([node], [("rows", FLOATS, ["n", "c"])], [("out", FLOATS, ["n", "c"])])
+    made = await bundles.load(bundle(IRIS, wide, labels=["x", "y", "z"]))
+
+    with pytest.raises(ToolFailed, match="4 scores came for 3 labels"):
+        await ask(made, rows=[ROW])
+
+
 def by_name() -> bytes:
     """Return a model of one input per feature that gives a class number and a text."""
     ints = TensorProto.INT64
