@@ -127,7 +127,7 @@ async def test_an_alias_that_is_no_name_is_refused(aliases: Aliases, alias: str)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"schema_version": 2}, {"model": "cats"}, {"number": 7}, {"version": 1}, {"x": 1}]
+    "changed", [{"schema_version": 3}, {"model": "cats"}, {"number": 7}, {"version": 1}, {"x": 1}]
 )
 async def test_a_record_that_does_not_fit_is_refused(
     aliases: Aliases, objects: ObjectStore, changed: dict[str, object]
@@ -140,3 +140,51 @@ async def test_a_record_that_does_not_fit_is_refused(
 
     with pytest.raises(RecordUnreadable):
         await aliases.get("default", "digits", "production")
+
+
+async def test_a_removed_alias_points_nowhere_until_it_is_set_again(aliases: Aliases) -> None:
+    await aliases.set("default", "digits", "production", "v1", by="alice")
+    await aliases.set("default", "digits", "candidate", "v2", by="alice")
+    removed = await aliases.set("default", "digits", "production", "", by="bob")
+    gone = await aliases.get("default", "digits", "production")
+    listed = await aliases.all("default", "digits")
+    again = await aliases.set("default", "digits", "production", "v1", by="bob")
+
+    assert (removed.number, removed.version, gone) == (2, "", None)
+    assert list(listed) == ["candidate"]
+    assert await aliases.get("default", "digits", "production") == again
+    assert [(move.number, move.version) for move in await _history(aliases)] == [
+        (1, "v1"),
+        (2, ""),
+        (3, "v1"),
+    ]
+
+
+async def test_only_removals_have_the_newer_schema_version(aliases: Aliases) -> None:
+    for version in ("v1", "", "v2"):
+        await aliases.set("default", "digits", "production", version, by="alice")
+
+    assert [move.schema_version for move in await _history(aliases)] == [1, 2, 1]
+
+
+async def test_a_history_is_the_last_moves(aliases: Aliases) -> None:
+    for version in ("v1", "v2", "v3"):
+        await aliases.set("default", "digits", "production", version, by="alice")
+    last = await aliases.history("default", "digits", "production", limit=2)
+
+    assert [move.version for move in last] == ["v2", "v3"]
+
+
+async def test_a_move_that_has_to_follow_another_is_refused_after_a_newer_one(aliases: Aliases) -> None:
+    first = await aliases.set("default", "digits", "production", "v1", by="alice")
+    await aliases.set("default", "digits", "production", "v2", by="bob")
+
+    with pytest.raises(AliasConflict, match="just pointed at 'v2' by bob"):
+        await aliases.set("default", "digits", "production", "v3", by="alice", after=first.number)
+    with pytest.raises(AliasConflict, match="still to go"):
+        await aliases.set("default", "digits", "production", "", by="alice", after=first.number)
+    assert (await aliases.set("default", "digits", "production", "v3", by="alice", after=2)).number == 3
+
+
+async def _history(aliases: Aliases) -> list[AliasRecord]:
+    return await aliases.history("default", "digits", "production", limit=10)

@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from aegis.agent.v1 import agent_service_pb2 as pb
 from aegis.agent.v1 import agent_service_pb2_grpc as pb_grpc
+from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_pb_grpc
 from aegis.agent.v1 import model_service_pb2_grpc as model_pb_grpc
 from aegis.agent.v1 import part_pb2
 from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_pb_grpc
@@ -61,6 +62,9 @@ class Stack:
 
     def models(self, account: str = "sdk") -> model_pb_grpc.ModelServiceAsyncStub:
         return model_pb_grpc.ModelServiceStub(self._channel(account))
+
+    def artifacts(self, account: str = "sdk") -> artifact_pb_grpc.ArtifactServiceAsyncStub:
+        return artifact_pb_grpc.ArtifactServiceStub(self._channel(account))
 
     def publishers(self, account: str = "sdk") -> publisher_pb_grpc.PublisherServiceAsyncStub:
         return publisher_pb_grpc.PublisherServiceStub(self._channel(account))

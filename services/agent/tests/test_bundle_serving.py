@@ -52,7 +52,7 @@ async def test_an_alias_moves_without_a_failed_call(tmp_path: Path) -> None:
 
         calls = [asyncio.create_task(call()) for _ in range(3)]
         for version in ("v2", "v1", "v2"):
-            await models.changes.set_alias("colours", "production", version, tenant="default", by="x")
+            await models.moves.set_alias("colours", "production", version, tenant="default", by="x")
             seen = len(got)
             await until(lambda seen=seen: len(got) >= seen + 10)  # type: ignore[misc]
         stop.set()

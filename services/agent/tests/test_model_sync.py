@@ -56,7 +56,7 @@ async def test_a_roll_back_at_one_replica_is_one_at_the_other(
         await publish(here, publisher, "v1", make_linear(), "production")
         await publish(here, publisher, "v2", make_linear(shift=1), "production")
         await wait_until(lambda: served(there) == "v2")
-        await here.changes.set_alias("colours", "production", "v1", tenant="default", by="tester")
+        await here.moves.set_alias("colours", "production", "v1", tenant="default", by="tester")
         await wait_until(lambda: served(there) == "v1")
 
         assert [item.version for item in other.versions("colours", tenant="default")] == ["v2", "v1"]
@@ -86,7 +86,7 @@ async def test_a_replica_that_was_never_told_finds_out_when_it_looks_at_everythi
 async def test_marks_go_after_ten_minutes(publisher: Publisher, make_linear: Make) -> None:
     async with agent(publisher) as (_, here):
         await publish(here, publisher, "v1", make_linear(), "production")
-        await here.changes.set_alias("colours", "candidate", "v1", tenant="default", by="tester")
+        await here.moves.set_alias("colours", "candidate", "v1", tenant="default", by="tester")
         await here.close()
     marks = await publisher.objects.list(CHANGES)
     for key in marks[:1]:

@@ -111,8 +111,8 @@ async def test_an_alias_needs_a_version_that_was_published(
 ) -> None:
     async with agent(publisher) as (_, models):
         with pytest.raises(UnknownModel):
-            await models.changes.set_alias("colours", "production", "v1", tenant="default", by="x")
+            await models.moves.set_alias("colours", "production", "v1", tenant="default", by="x")
         await publish(models, publisher, "v1", make_linear())
         await publisher.put("v2", make_linear(shift=1))
         with pytest.raises(UnknownModelVersion):
-            await models.changes.set_alias("colours", "production", "v2", tenant="default", by="x")
+            await models.moves.set_alias("colours", "production", "v2", tenant="default", by="x")

@@ -144,9 +144,9 @@ async def test_moving_the_alias_swaps_the_version_in_one_step(
                 seen.append((result.tool.model_version, result.value["labels"][0]))
 
         callers = [asyncio.create_task(caller()) for _ in range(2)]
-        forward = await models.changes.set_alias("colours", "production", "v2", tenant="default", by="tester")
+        forward = await models.moves.set_alias("colours", "production", "v2", tenant="default", by="tester")
         after = (await ask(manager, [[1, 0, 0, 0]])).value["labels"]
-        back = await models.changes.set_alias("colours", "production", "v1", tenant="default", by="tester")
+        back = await models.moves.set_alias("colours", "production", "v1", tenant="default", by="tester")
         stop.set()
         await asyncio.gather(*callers)
 

@@ -30,7 +30,7 @@ def served(manager: AgentManager) -> str:
 
 
 async def set_production(models: Models, version: str) -> None:
-    await models.changes.set_alias("colours", "production", version, tenant="default", by="tester")
+    await models.moves.set_alias("colours", "production", version, tenant="default", by="tester")
 
 
 async def test_an_enrolled_key_counts_for_its_tenant_only(publisher: Publisher, make_linear: Make) -> None:

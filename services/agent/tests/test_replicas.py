@@ -61,7 +61,7 @@ class Replica:
         return await self.roster.settled(done.change, within=within)
 
     async def point(self, alias: str, version: str, *, within: timedelta = LONG) -> list[ReplicaStatus]:
-        done = await self.models.changes.set_alias("colours", alias, version, tenant="default", by="tester")
+        done = await self.models.moves.set_alias("colours", alias, version, tenant="default", by="tester")
         return await self.roster.settled(done.change, within=within)
 
     async def ask_for(self, what: str) -> list[ReplicaStatus]:

@@ -23,6 +23,7 @@ from aegis_agent.adapters.jobs.servicer import JobServicer
 from aegis_agent.adapters.mcp.door import McpDoor
 from aegis_agent.adapters.models.publisher_servicer import PublisherServicer
 from aegis_agent.adapters.models.servicer import ModelServicer
+from aegis_agent.adapters.models.uploads import ModelUploads
 from aegis_agent.adapters.oip.repository import Repository
 from aegis_agent.adapters.oip.rest_routes import RestForm
 from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
@@ -77,6 +78,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         workers, peers = wiring.workers_of(fleet, manager, settings), wiring.peers_of(fleet, settings)
         if peers:
             stack.push_async_callback(peers.close)
+        uploads = ModelUploads(artifacts)
         agent, job_door = AgentServicer(manager.registry, manager.dispatcher), jobs.door if jobs else None
         server = await enter(
             serving(
@@ -84,7 +86,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                 name=NAME,
                 add=[
                     (agent_grpc.add_AgentServiceServicer_to_server, agent),
-                    (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models, replicas)),
+                    (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models, uploads, replicas)),
                     (
                         publisher_grpc.add_PublisherServiceServicer_to_server,
                         PublisherServicer(Publishers(keys, library.announce_keys)),

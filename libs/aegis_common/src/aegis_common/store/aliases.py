@@ -15,6 +15,8 @@ from aegis_common.store.objects import ObjectStore
 from aegis_common.store.records import read_record
 
 SCHEMA_VERSION: Final = 1
+REMOVAL_SCHEMA_VERSION: Final = 2
+"""Of records that remove an alias: releases that only know moves refuse those by name."""
 MAX_RECORD_BYTES: Final = 16 << 10
 _ALIAS: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _RECORD: Final = re.compile(r"(?P<alias>[a-z][a-z0-9-]{0,31})/(?P<number>[0-9]{10})\.json")
@@ -22,12 +24,12 @@ _RECORD: Final = re.compile(r"(?P<alias>[a-z][a-z0-9-]{0,31})/(?P<number>[0-9]{1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRecord:
-    """One move of an alias.
+    """One move of an alias, or its removal.
 
     Attributes:
         number: 1 for the first move, then one more each time.
-        version: The version that the alias points at from here on.
-        by: Who moved it.
+        version: The version that the alias points at from here on; empty where it is removed.
+        by: Who moved or removed it.
         set_at: When, UTC.
     """
 
@@ -48,11 +50,21 @@ class Aliases:
         self._objects = objects
         self._clock = clock
 
-    async def set(self, tenant: str, model: str, alias: str, version: str, *, by: str) -> AliasRecord:
-        """Point *alias* at *version*; does nothing when it points there already.
+    async def set(
+        self, tenant: str, model: str, alias: str, version: str, *, by: str, after: int | None = None
+    ) -> AliasRecord:
+        """Point *alias* at *version*, or remove it; does nothing when that is so already.
+
+        Args:
+            tenant: Whose.
+            model: The model.
+            alias: The alias.
+            version: Id of a version, or empty to remove the alias.
+            by: Who does it.
+            after: Number of the record that this one has to follow; None for whichever is the newest.
 
         Raises:
-            AliasConflict: Somebody else pointed it at another version at the same moment.
+            AliasConflict: Somebody else moved it at the same moment, or since *after*.
             InvalidObjectKey: A name is not valid.
             RecordUnreadable: The newest record is broken, or of an unknown schema version.
             StoreUnavailable: The object store does not answer.
@@ -62,7 +74,10 @@ class Aliases:
             current = await self._read(tenant, model, alias, number)
             if current.version == version:
                 return current
+            if after not in (None, number):
+                raise _conflict(current, version)
         record = AliasRecord(
+            schema_version=SCHEMA_VERSION if version else REMOVAL_SCHEMA_VERSION,
             tenant=tenant,
             model=model,
             alias=alias,
@@ -75,14 +90,7 @@ class Aliases:
             return record
         winner = await self._read(tenant, model, alias, record.number)
         if winner.version != version:
-            raise AliasConflict(
-                f"alias {alias!r} of model {model!r} was just pointed at {winner.version!r} by {winner.by}; "
-                f"look at it and set it again if it is still to be {version!r}",
-                model=model,
-                alias=alias,
-                version=winner.version,
-                by=winner.by,
-            )
+            raise _conflict(winner, version)
         return winner
 
     async def get(self, tenant: str, model: str, alias: str) -> AliasRecord | None:
@@ -93,15 +101,24 @@ class Aliases:
             RecordUnreadable: The newest record is broken, or of an unknown schema version.
             StoreUnavailable: The object store does not answer.
         """
-        number = max(await self._numbers(tenant, model, alias), default=0)
-        return await self._read(tenant, model, alias, number) if number else None
+        newest = await self.history(tenant, model, alias, limit=1)
+        return newest[0] if newest and newest[0].version else None
+
+    async def history(self, tenant: str, model: str, alias: str, *, limit: int) -> list[AliasRecord]:
+        """Return the last *limit* moves of *alias*, removals among them, oldest first.
+
+        Raises what `get` raises.
+        """
+        numbers = sorted(await self._numbers(tenant, model, alias))[-limit:]
+        return [await self._read(tenant, model, alias, number) for number in numbers]
 
     async def all(self, tenant: str, model: str) -> dict[str, AliasRecord]:
         """Return every alias of *model* with where it points, by name; raises what `get` raises."""
         newest: dict[str, int] = {}
         for alias, number in await self._listed(model_key(tenant, model, "aliases")):
             newest[alias] = max(number, newest.get(alias, 0))
-        return {alias: await self._read(tenant, model, alias, newest[alias]) for alias in sorted(newest)}
+        found = {alias: await self._read(tenant, model, alias, newest[alias]) for alias in sorted(newest)}
+        return {alias: record for alias, record in found.items() if record.version}
 
     async def _numbers(self, tenant: str, model: str, alias: str) -> list[int]:
         return [number for _, number in await self._listed(_folder(tenant, model, alias))]
@@ -116,6 +133,19 @@ class Aliases:
         if (record.tenant, record.model, record.alias, record.number) != (tenant, model, alias, number):
             raise RecordUnreadable(f"record {key} was written for another place", key=key)
         return record
+
+
+def _conflict(winner: AliasRecord, wanted: str) -> AliasConflict:
+    moved = f"pointed at {winner.version!r}" if winner.version else "removed"
+    again = f"still to be {wanted!r}" if wanted else "still to go"
+    return AliasConflict(
+        f"alias {winner.alias!r} of model {winner.model!r} was just {moved} by {winner.by}; "
+        f"look at it, and do it again if it is {again}",
+        model=winner.model,
+        alias=winner.alias,
+        version=winner.version,
+        by=winner.by,
+    )
 
 
 def _folder(tenant: str, model: str, alias: str) -> str:
@@ -136,7 +166,7 @@ def _encode(record: AliasRecord) -> bytes:
 
 def _decode(data: bytes, *, key: str) -> AliasRecord:
     names = [field.name for field in fields(AliasRecord)]
-    record = read_record(data, key=key, known={SCHEMA_VERSION}, fields=names)
+    record = read_record(data, key=key, known={SCHEMA_VERSION, REMOVAL_SCHEMA_VERSION}, fields=names)
     try:
         set_at = datetime.fromisoformat(record["set_at"])
     except (TypeError, ValueError) as error:

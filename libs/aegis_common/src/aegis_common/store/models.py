@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from aegis_common.clock import Clock, utc_now
@@ -92,7 +93,7 @@ class ModelStore:
         """
         if self._signer is None:
             raise ConfigurationError("this model store has no signing key, so it cannot publish")
-        key = _manifest_key(tenant, model, version)
+        key = manifest_key(tenant, model, version)
         self._check_size(key, len(data))
         manifest = Manifest(
             tenant=tenant,
@@ -125,13 +126,8 @@ class ModelStore:
             InvalidObjectKey: A name is not valid.
             StoreUnavailable: The object store does not answer.
         """
-        key = _manifest_key(tenant, model, version)
-        try:
-            envelope = await self._objects.get(key, max_bytes=MAX_MANIFEST_BYTES)
-        except ObjectNotFound as error:
-            raise ModelVersionNotInStore(
-                f"model {model!r} has no version {version!r} in the model store", model=model, version=version
-            ) from error
+        key = manifest_key(tenant, model, version)
+        envelope = await self.envelope(tenant, model, version)
         manifest = unseal(envelope, key=key, trusted=self._trusted)
         if (manifest.tenant, manifest.model, manifest.version) != (tenant, model, version):
             raise ModelSignatureInvalid(
@@ -142,6 +138,65 @@ class ModelStore:
                 version=version,
             )
         return manifest
+
+    async def envelope(self, tenant: str, model: str, version: str) -> bytes:
+        """Return the stored form of a version's manifest, text and signature; nothing of it is verified.
+
+        Raises:
+            ModelVersionNotInStore: There is no such version.
+            InvalidObjectKey: A name is not valid.
+            StoreUnavailable: The object store does not answer.
+        """
+        key = manifest_key(tenant, model, version)
+        try:
+            return await self._objects.get(key, max_bytes=MAX_MANIFEST_BYTES)
+        except ObjectNotFound as error:
+            raise ModelVersionNotInStore(
+                f"model {model!r} has no version {version!r} in the model store", model=model, version=version
+            ) from error
+
+    async def adopt(self, envelope: bytes, data: bytes) -> Manifest:
+        """Store *data* as the version that somebody else has signed; the same again changes nothing.
+
+        Args:
+            envelope: The stored form of its manifest.
+            data: The model file.
+
+        Returns:
+            The manifest in the store: where the version was there before, the one that was first.
+
+        Raises:
+            ModelSignatureInvalid: No trusted key made the signature.
+            ModelDigestMismatch: *data* is not what was signed.
+            ModelVersionExists: The version exists with another manifest.
+            ObjectTooLarge: *data* or *envelope* is larger than the store takes.
+            RecordUnreadable: The envelope is broken, or of an unknown schema version.
+            StoreUnavailable: The object store does not answer.
+        """
+        manifest = unseal(envelope, key="of the new version", trusted=self._trusted)
+        key = manifest_key(manifest.tenant, manifest.model, manifest.version)
+        self._check_size(key, len(data))
+        self._check_manifest_size(key, len(envelope))
+        if len(data) != manifest.size_bytes or hashlib.sha256(data).hexdigest() != manifest.sha256:
+            raise _mismatch(manifest)
+        await self._put_blob(manifest, data)
+        if not await self._objects.put_if_absent(key, envelope):
+            manifest = await self.check_same(manifest)
+        await self._put_blob(manifest, data)  # the last version that had it may have gone just then
+        return manifest
+
+    async def check_same(self, wanted: Manifest) -> Manifest:
+        """Return the manifest of the version in the store, which says what *wanted* does but for the signer.
+
+        Raises:
+            ModelVersionNotInStore: There is no such version.
+            ModelVersionExists: It says something else.
+            AegisError: As `manifest` says.
+        """
+        found = await self.manifest(wanted.tenant, wanted.model, wanted.version)
+        if replace(wanted, created_at=found.created_at, signer_key_id=found.signer_key_id) != found:
+            raise _exists(found)
+        return found
 
     async def fetch(self, manifest: Manifest) -> bytes:
         """Return the bytes of a version, once their size and digest are verified.
@@ -168,6 +223,16 @@ class ModelStore:
             raise _mismatch(manifest)
         return data
 
+    def stream(self, manifest: Manifest, *, offset: int, limit: int) -> AsyncIterator[bytes]:
+        """Return a range of a version's bytes piece by piece; whoever reads all of it checks the digest.
+
+        Args:
+            manifest: Of the version.
+            offset: 0 up to less than its size.
+            limit: 1 and up.
+        """
+        return self._objects.stream(_blob_key(manifest), offset=offset, limit=limit)
+
     async def versions(self, tenant: str, model: str) -> list[str]:
         """Return the version ids of a model in ascending order; their manifests are not verified."""
         keys = await self._objects.list(model_key(tenant, model, "versions"))
@@ -190,13 +255,7 @@ class ModelStore:
     async def _existing(self, wanted: Manifest) -> Manifest:
         found = await self.manifest(wanted.tenant, wanted.model, wanted.version)
         if (found.sha256, found.format) != (wanted.sha256, wanted.format):
-            raise ModelVersionExists(
-                f"model {wanted.model!r} version {wanted.version!r} exists with other bytes "
-                f"(sha256 {found.sha256}); publish under a new version",
-                model=wanted.model,
-                version=wanted.version,
-                sha256=found.sha256,
-            )
+            raise _exists(found)
         return found
 
     def _check_size(self, key: str, size: int) -> None:
@@ -216,7 +275,12 @@ def _check_limit(key: str, size: int, limit: int) -> None:
         )
 
 
-def _manifest_key(tenant: str, model: str, version: str) -> str:
+def manifest_key(tenant: str, model: str, version: str) -> str:
+    """Return the key of a version's manifest.
+
+    Raises:
+        InvalidObjectKey: A part is no valid name.
+    """
     if not _VERSION.fullmatch(version):
         raise InvalidObjectKey(
             f"version {version!r} is not 1 to 63 of a-z, 0-9, '.', _ and -, beginning with a letter or digit",
@@ -225,10 +289,25 @@ def _manifest_key(tenant: str, model: str, version: str) -> str:
     return model_key(tenant, model, "versions", f"{version}.json")
 
 
+def blob_key(tenant: str, sha256: str) -> str:
+    """Return the key of the bytes of that digest, which all versions of a tenant that have them share."""
+    return object_key(tenant, "blobs", "sha256", sha256)
+
+
 def _blob_key(manifest: Manifest) -> str:
     if not _DIGEST.fullmatch(manifest.sha256):
         raise _mismatch(manifest)
-    return object_key(manifest.tenant, "blobs", "sha256", manifest.sha256)
+    return blob_key(manifest.tenant, manifest.sha256)
+
+
+def _exists(found: Manifest) -> ModelVersionExists:
+    return ModelVersionExists(
+        f"model {found.model!r} version {found.version!r} exists with other bytes or another description "
+        f"(sha256 {found.sha256}); publish under a new version",
+        model=found.model,
+        version=found.version,
+        sha256=found.sha256,
+    )
 
 
 def _mismatch(manifest: Manifest) -> ModelDigestMismatch:

@@ -21,6 +21,10 @@ class KnownVersions:
         """Return the names of a tenant's models, in ascending order."""
         return sorted(self._versions[tenant])
 
+    def names(self) -> list[tuple[str, str]]:
+        """Return tenant and name of every model."""
+        return [(tenant, name) for tenant, models in self._versions.items() for name in models]
+
     def of(self, name: str, *, tenant: str) -> list[ModelVersion]:
         """Return the versions of a model, newest first.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -94,6 +94,19 @@ def alias_topic(alias: str) -> str:
     return f"alias {alias}"
 
 
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """One move of an alias.
+
+    Attributes:
+        number: Grows with each move.
+        version: Where it points since; empty where it was removed.
+    """
+
+    number: int
+    version: str
+
+
 class ModelLibrary(Protocol):
     """Where versions, aliases, and the record of what was published to this agent are kept."""
 
@@ -119,10 +132,68 @@ class ModelLibrary(Protocol):
 
     async def aliases(self, tenant: str, model: str) -> dict[str, str]: ...
 
-    async def set_alias(self, tenant: str, model: str, alias: str, version: str, *, by: str) -> None: ...
+    async def set_alias(
+        self, tenant: str, model: str, alias: str, version: str, *, by: str, after: int | None = None
+    ) -> None:
+        """Point an alias at a version, or at none to remove it.
+
+        Raises:
+            AliasConflict: Somebody else moved it at the same moment, or since its move number *after*.
+        """
+        ...
+
+    async def alias_history(self, tenant: str, model: str, alias: str) -> list[AliasMove]:
+        """Return the last moves of an alias, oldest first."""
+        ...
 
     async def remember(self, version: ModelVersion, *, by: str) -> None:
-        """Record that the version has been published; a second time changes nothing."""
+        """Record that the version has been published; a second time changes nothing.
+
+        Raises:
+            ModelVersionDeleted: It has been deleted.
+        """
+        ...
+
+    async def claim(self, tenant: str, model: str, version: str, envelope: bytes) -> ModelVersion:
+        """Return the version that a manifest describes, once its signature is verified; nothing is stored.
+
+        Raises:
+            InvalidModelManifest: It is broken, or for something else.
+            ModelTooLarge: It describes a file that is too large.
+            ModelSignatureInvalid: No active publisher key of the tenant has signed it.
+            PublisherKeysDisabled: There are no publisher keys.
+            ModelVersionExists: The version is there, and is another one.
+            ModelVersionDeleted: It was there.
+        """
+        ...
+
+    async def adopt(self, tenant: str, envelope: bytes, data: bytes) -> ModelVersion:
+        """Store a version that was claimed; return the one that is there now.
+
+        Raises:
+            ModelDigestMismatch: *data* is not what was signed.
+            ModelVersionExists: Somebody was faster, with another one.
+        """
+        ...
+
+    async def envelope(self, version: ModelVersion) -> bytes:
+        """Return the signed manifest as it is stored."""
+        ...
+
+    def stream(self, version: ModelVersion, *, offset: int, limit: int) -> AsyncIterator[bytes]:
+        """Return a range of the model file piece by piece; *offset* is below its size, *limit* above 0."""
+        ...
+
+    async def bury(self, version: ModelVersion, *, by: str) -> None:
+        """Record that the version has been deleted; from here on it is not published any longer."""
+        ...
+
+    async def unbury(self, version: ModelVersion) -> None:
+        """Take back what `bury` recorded a moment ago."""
+        ...
+
+    async def clear(self, version: ModelVersion) -> None:
+        """Remove what is left of a buried version, its file if no other version has the same."""
         ...
 
     async def loading(self, tenant: str, model: str) -> Loading:
@@ -146,7 +217,7 @@ class ModelLibrary(Protocol):
         ...
 
     async def published(self, tenant: str, model: str) -> list[str]:
-        """Return the ids of the model's versions that were published to an agent."""
+        """Return the ids of the model's versions that were published to an agent, and are not deleted."""
         ...
 
     async def changes(self) -> list[ModelChange]:

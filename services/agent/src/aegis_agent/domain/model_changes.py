@@ -1,27 +1,24 @@
-"""Changes to models: versions that are published, and aliases that move."""
+"""Changes to models: versions that are published, brought and deleted; all replicas follow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aegis_agent.domain.known_versions import KnownVersions
-from aegis_agent.domain.model import (
-    PRODUCTION,
-    Model,
-    ModelLibrary,
-    ModelVersion,
-    alias_topic,
-    version_topic,
-)
+from aegis_agent.domain.model import PRODUCTION, ModelLibrary, ModelVersion, alias_topic, version_topic
 from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.model_loading import ModelLoading
 from aegis_agent.domain.model_tools import ModelTools, runner_of
 from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.replicas import Changed
+from aegis_agent.domain.version_errors import ModelVersionInUse
+
+Content = Callable[[ModelVersion], Awaitable[bytes]]
+"""Returns the file that a caller brings for a version."""
 
 
 class ModelChanges:
-    """Makes changes, which all replicas follow.
+    """Makes changes.
 
     Args:
         library: Where they are written down.
@@ -53,8 +50,8 @@ class ModelChanges:
         Raises:
             ToolNameTaken: A tool that is no model has the name.
             ModelNotLoadable: The file is no model that can be served.
-            AegisError: `MODEL_VERSION_NOT_IN_STORE`, `MODEL_SIGNATURE_INVALID`, `MODEL_DIGEST_MISMATCH` or
-                `ALIAS_CONFLICT`, as the library says.
+            AegisError: `MODEL_VERSION_NOT_IN_STORE`, `MODEL_VERSION_DELETED`, `MODEL_SIGNATURE_INVALID`,
+                `MODEL_DIGEST_MISMATCH` or `ALIAS_CONFLICT`, as the library says.
         """
         self._registry.check_free(name)
         async with self._tools.lock(tenant, name):
@@ -64,63 +61,89 @@ class ModelChanges:
             data = await self._library.data(found, sha256=sha256)
             return await self._take_up(found, data, set(aliases), by=by)
 
-    async def set_alias(self, name: str, alias: str, version: str, *, tenant: str, by: str) -> Changed[Model]:
-        """Point an alias at a version that has been published.
+    async def bring(
+        self,
+        name: str,
+        version: str,
+        *,
+        envelope: bytes,
+        content: Content,
+        aliases: Iterable[str],
+        tenant: str,
+        by: str,
+    ) -> Changed[ModelVersion]:
+        """Load, store and remember a version that its tenant has signed, then point *aliases* at it.
+
+        Args:
+            name: The model.
+            version: Id of the version.
+            envelope: The signed manifest.
+            content: Returns the model file; not asked where the version is there already.
+            aliases: What is to point at it.
+            tenant: Whose.
+            by: Who brings it.
+
+        Raises:
+            ToolNameTaken: A tool that is no model has the name.
+            InvalidModelManifest: The manifest is broken, or for something else.
+            ModelSignatureInvalid: No active publisher key of the tenant has signed it.
+            ModelVersionExists: The version is there, and is another one.
+            ModelVersionDeleted: It was there.
+            ModelNotLoadable: The file is no model that can be served; nothing is left of it.
+            AegisError: What *content* says, or `ALIAS_CONFLICT`.
+        """
+        self._registry.check_free(name)
+        claimed = await self._library.claim(tenant, name, version, envelope)
+        async with self._tools.lock(tenant, name):
+            if version in await self._library.published(tenant, name):
+                found = await self._library.version(tenant, name, version)
+                data = await self._library.data(found, sha256=claimed.sha256)
+                return await self._take_up(found, data, set(aliases), by=by)
+            data = await content(claimed)
+            return await self._take_up(claimed, data, set(aliases), by=by, envelope=envelope)
+
+    async def delete(self, name: str, version: str, *, tenant: str, by: str) -> Changed[None]:
+        """Delete a version for good, with its file if no other version has the same.
 
         Raises:
             UnknownModel: The tenant has no such model.
             UnknownModelVersion: The model has no such version.
-            ModelSignatureInvalid: A compromised key signed it.
-            AegisError: `ALIAS_CONFLICT`, or why the version can no longer be loaded.
+            ModelVersionInUse: An alias points at it.
         """
-        self._known.get(name, version, tenant=tenant)
         async with self._tools.lock(tenant, name):
             found = self._known.get(name, version, tenant=tenant)
-            self.check_known(found)
-            moves = alias == PRODUCTION and self._tools.served(tenant, name) != version
-            tool = await self._tools.ready(found) if moves else None
-            self.check_known(found)
-            await self._library.set_alias(tenant, name, alias, version, by=by)
-            topics = [version_topic(version), alias_topic(alias)]
-            topics += await self._loading.reopen(name, tenant=tenant, by=by) if moves else []
-            change = await self._library.announce(tenant, name, topics)
-            if tool is not None:
-                self.check_known(found)
-                self._tools.serve(tool, tenant)
-        return Changed(await self.model(name, tenant=tenant), change)
+            await self._check_unused(found)
+            await self._library.bury(found, by=by)
+            try:
+                await self._check_unused(found)  # whoever moves an alias looks at deletions after the move
+            except ModelVersionInUse:
+                await self._library.unbury(found)
+                raise
+            self._known.remove(found)
+            self._tools.drop(found)
+            change = await self._library.announce(tenant, name, [version_topic(version)])
+            await self._library.clear(found)
+        return Changed(None, change)
 
-    def check_known(self, version: ModelVersion) -> None:
-        """Check that a version may be served, right before it is; else free what was made for it.
-
-        Raises:
-            UnknownModel, UnknownModelVersion: It has been deleted meanwhile.
-            ModelSignatureInvalid: The key that signed it is compromised.
-        """
-        found = self._known.find(version.tenant, version.model, version.version)
-        if found is None or found.distrusted:
-            self._tools.drop(version)
-        now = self._known.get(version.model, version.version, tenant=version.tenant)
-        if now.distrusted:
-            raise distrusted(now.model, now.version, now.signer_key_id)
-
-    async def model(self, name: str, *, tenant: str) -> Model:
-        """Return one model.
-
-        Raises:
-            UnknownModel: The tenant has none of that name.
-        """
-        newest = self._known.of(name, tenant=tenant)[0]
-        return Model(
-            name=name,
-            aliases=await self._library.aliases(tenant, name),
-            served=self._tools.served(tenant, name),
-            update_time=newest.create_time,
-        )
+    async def _check_unused(self, version: ModelVersion) -> None:
+        aliases = await self._library.aliases(version.tenant, version.model)
+        pointing = [alias for alias, target in aliases.items() if target == version.version]
+        if pointing:
+            raise ModelVersionInUse.by(pointing, version.model, version.version)
 
     async def _take_up(
-        self, version: ModelVersion, data: bytes, aliases: set[str], *, by: str
+        self,
+        version: ModelVersion,
+        data: bytes,
+        aliases: set[str],
+        *,
+        by: str,
+        envelope: bytes | None = None,
     ) -> Changed[ModelVersion]:
-        """Load, remember and alias a version; if it cannot be loaded, nothing is left."""
+        """Load, remember and alias a version, stored first where it has an *envelope*.
+
+        If it cannot be loaded, nothing is left.
+        """
         tenant, name = version.tenant, version.model
         if version.distrusted:
             raise distrusted(name, version.version, version.signer_key_id)
@@ -130,6 +153,8 @@ class ModelChanges:
         try:
             if PRODUCTION in aliases and self._tools.served(tenant, name) != version.version:
                 await runner_of(tool).load(data)
+            if envelope is not None:
+                version = await self._library.adopt(tenant, envelope, data)
             await self._library.remember(version, by=by)
             topics.append(version_topic(version.version))
             self._known.put(version)
@@ -139,7 +164,7 @@ class ModelChanges:
                 topics.append(alias_topic(alias))
                 if alias == PRODUCTION and self._tools.served(tenant, name) != version.version:
                     topics += await self._loading.reopen(name, tenant=tenant, by=by)
-                    self.check_known(version)
+                    self._tools.check(version)
                     self._tools.serve(tool, tenant)
         finally:
             change = await self._library.announce(tenant, name, topics)

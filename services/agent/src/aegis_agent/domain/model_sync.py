@@ -41,6 +41,10 @@ _log: Final = logging.getLogger(__name__)
 class Follower(Protocol):
     """What is kept up to date."""
 
+    def names(self) -> list[_Name]:
+        """Return tenant and name of every model that is known."""
+        ...
+
     def ids(self, tenant: str, model: str) -> list[str]:
         """Return the ids of the versions of a model that are known."""
         ...
@@ -157,7 +161,7 @@ class ModelSync:
         now = asyncio.get_running_loop().time()
         changes = await self._library.changes()
         if now >= self._whole_at:
-            for name in await self._library.names():
+            for name in {*await self._library.names(), *self._follower.names()}:
                 self._due.setdefault(name, [])
                 self._unseen.add(name)
             self._whole_at = now + self._whole_every_s

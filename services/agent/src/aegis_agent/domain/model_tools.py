@@ -8,7 +8,9 @@ from collections.abc import Coroutine
 from typing import Any, cast
 
 from aegis_agent.domain.inference import ModelRunner
-from aegis_agent.domain.model import ModelLibrary, ModelLoader, ModelVersion
+from aegis_agent.domain.known_versions import KnownVersions
+from aegis_agent.domain.model import Model, ModelLibrary, ModelLoader, ModelVersion
+from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.registry import Registration, Registry
 from aegis_agent.domain.tool import Tool
 
@@ -23,10 +25,14 @@ class ModelTools:
         library: Where model files come from.
         loader: Makes tools of them.
         registry: Where the tools that answer stand.
+        known: Which versions have been published.
     """
 
-    def __init__(self, library: ModelLibrary, loader: ModelLoader, registry: Registry) -> None:
+    def __init__(
+        self, library: ModelLibrary, loader: ModelLoader, registry: Registry, known: KnownVersions
+    ) -> None:
         self._library = library
+        self._known = known
         self._loader = loader
         self._registry = registry
         self._tools: dict[_Key, Tool] = {}
@@ -93,6 +99,34 @@ class ModelTools:
                 tool = await self.make(version)
             self._beside.setdefault(key, Registration(tool))
         return self._beside[key]
+
+    def check(self, version: ModelVersion) -> None:
+        """Check that a version may be served, right before it is; else free what was made for it.
+
+        Raises:
+            UnknownModel, UnknownModelVersion: It has been deleted meanwhile.
+            ModelSignatureInvalid: The key that signed it is compromised.
+        """
+        found = self._known.find(version.tenant, version.model, version.version)
+        if found is None or found.distrusted:
+            self.drop(version)
+        now = self._known.get(version.model, version.version, tenant=version.tenant)
+        if now.distrusted:
+            raise distrusted(now.model, now.version, now.signer_key_id)
+
+    async def model(self, name: str, *, tenant: str) -> Model:
+        """Return one model.
+
+        Raises:
+            UnknownModel: The tenant has none of that name.
+        """
+        newest = self._known.of(name, tenant=tenant)[0]
+        return Model(
+            name=name,
+            aliases=await self._library.aliases(tenant, name),
+            served=self.served(tenant, name),
+            update_time=newest.create_time,
+        )
 
     def serve(self, tool: Tool, tenant: str) -> None:
         """Let *tool* answer under the model's name, in one step; what did before ends when its calls have."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
+from aegis_agent.domain.alias_moves import AliasMoves
 from aegis_agent.domain.inference import ModelRunner
 from aegis_agent.domain.known_versions import KnownVersions
 from aegis_agent.domain.model import PRODUCTION, Model, ModelLibrary, ModelLoader, ModelVersion
 from aegis_agent.domain.model_changes import ModelChanges
+from aegis_agent.domain.model_checks import ModelChecks
 from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded, distrusted
 from aegis_agent.domain.model_loading import ModelLoading
 from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync, Report, tell_nobody
@@ -34,7 +36,9 @@ class Models:
         report: Told of the changes that have been taken over, or cannot be.
 
     Attributes:
-        changes: Publishes versions and moves aliases.
+        changes: Publishes and deletes versions.
+        moves: Moves aliases.
+        checks: Verifies versions.
         loading: Loads and unloads.
     """
 
@@ -49,9 +53,11 @@ class Models:
     ) -> None:
         self._library = library
         self._known = KnownVersions()
-        self._tools = ModelTools(library, loader, registry)
+        self._tools = ModelTools(library, loader, registry, self._known)
         self.loading: Final = ModelLoading(library, self._known, self._tools)
         self.changes: Final = ModelChanges(library, registry, self._known, self._tools, self.loading)
+        self.moves: Final = AliasMoves(library, self._known, self._tools, self.loading)
+        self.checks: Final = ModelChecks(library, loader, self._known)
         self._sync_every_s = sync_every.total_seconds()
         self._sync = ModelSync(library, self, report=report)
         self._news = asyncio.Event()
@@ -78,7 +84,7 @@ class Models:
         Raises:
             UnknownModel: The tenant has none of that name.
         """
-        return await self.changes.model(name, tenant=tenant)
+        return await self._tools.model(name, tenant=tenant)
 
     def versions(self, name: str, *, tenant: str) -> list[ModelVersion]:
         """Return the versions of a model, newest first.
@@ -100,6 +106,25 @@ class Models:
     async def aliases(self, name: str, *, tenant: str) -> dict[str, str]:
         """Return alias name to version id."""
         return await self._library.aliases(tenant, name)
+
+    async def manifest(self, version: ModelVersion) -> bytes:
+        """Return the signed manifest of a version as it is stored."""
+        return await self._library.envelope(version)
+
+    def stream(self, version: ModelVersion, *, offset: int, limit: int) -> AsyncIterator[bytes]:
+        """Return a range of a version's file piece by piece.
+
+        Args:
+            version: The version.
+            offset: 0 up to less than its size.
+            limit: 1 and up.
+
+        Raises:
+            ModelSignatureInvalid: A compromised key signed it.
+        """
+        if version.distrusted:
+            raise distrusted(version.model, version.version, version.signer_key_id)
+        return self._library.stream(version, offset=offset, limit=limit)
 
     async def find(self, name: str, version: str, *, tenant: str) -> Registration:
         """Return what runs a model.
@@ -127,7 +152,7 @@ class Models:
         if known.distrusted:
             raise distrusted(name, version, known.signer_key_id)
         found = await self._tools.beside(known)
-        self.changes.check_known(known)
+        self._tools.check(known)
         return found
 
     def production(self, name: str, *, tenant: str) -> ModelVersion:
@@ -148,6 +173,10 @@ class Models:
     def is_served(self, version: ModelVersion) -> bool:
         """Return whether the version answers under its model's name."""
         return self._tools.served(version.tenant, version.model) == version.version
+
+    def names(self) -> list[tuple[str, str]]:
+        """Return tenant and name of every model that is known here."""
+        return self._known.names()
 
     def ids(self, tenant: str, model: str) -> list[str]:
         """Return the ids of the versions of a model that are known here."""
@@ -186,7 +215,7 @@ class Models:
                 self._tools.unserve(model, tenant=tenant)
             elif known is not None and not known.distrusted and not self.is_served(known):
                 tool = await self._tools.ready(known)
-                self.changes.check_known(known)
+                self._tools.check(known)
                 self._tools.serve(tool, tenant)
 
     async def follow_loading(self, tenant: str, model: str) -> None:

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final
 
+from aegis_agent.adapters.models.claims import claimed
 from aegis_agent.adapters.models.loading import LoadRecords
 from aegis_agent.adapters.models.marks import EVERY_MODEL, KEYS_TOPIC, ModelMarks
 from aegis_agent.adapters.models.publisher_keys import StoredPublisherKeys, public_keys
-from aegis_agent.domain.model import Loading, ModelChange, ModelVersion
+from aegis_agent.domain.model import AliasMove, Loading, ModelChange, ModelVersion
 from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.publishers import KeyState, PublisherKey
+from aegis_agent.domain.version_errors import ModelVersionDeleted
 from aegis_common.canonical import canonical_json
 from aegis_common.clock import Clock, utc_now
 from aegis_common.signing import TrustedKeys
 from aegis_common.store.aliases import Aliases
-from aegis_common.store.errors import ModelDigestMismatch, ModelSignatureInvalid
+from aegis_common.store.errors import (
+    ModelDigestMismatch,
+    ModelSignatureInvalid,
+    ModelVersionNotInStore,
+    StoreUnavailable,
+)
 from aegis_common.store.manifest import Manifest
 from aegis_common.store.models import ModelStore
 from aegis_common.store.objects import ObjectStore, object_key
 from aegis_common.store.records import read_record
+from aegis_common.store.removal import remove_version
 
 SCHEMA_VERSION: Final = 1
 _FOLDER: Final = "agent-published"
+_DELETED: Final = "agent-deleted"
+_HISTORY: Final = 200
+"""Most moves of an alias that are looked at to go back."""
 # Which tenants have models cannot be listed in the store: every key begins with one tenant. This is the list.
 _INDEX: Final = ("aegis-system", "agent-tenants")
+_log: Final = logging.getLogger(__name__)
 _INDEX_FIELDS: Final = frozenset({"schema_version", "tenant"})
 
 
@@ -96,24 +110,51 @@ class StoredModels:
         found = await self._aliases.all(tenant, model)
         return {name: record.version for name, record in found.items()}
 
-    async def set_alias(self, tenant: str, model: str, alias: str, version: str, *, by: str) -> None:
-        await self._aliases.set(tenant, model, alias, version, by=by)
+    async def set_alias(
+        self, tenant: str, model: str, alias: str, version: str, *, by: str, after: int | None = None
+    ) -> None:
+        await self._aliases.set(tenant, model, alias, version, by=by, after=after)
+
+    async def alias_history(self, tenant: str, model: str, alias: str) -> list[AliasMove]:
+        moves = await self._aliases.history(tenant, model, alias, limit=_HISTORY)
+        return [AliasMove(move.number, move.version) for move in moves]
 
     async def announce(self, tenant: str, model: str, topics: Iterable[str]) -> str:
         return await self._marks.announce(tenant, model, topics)
 
+    async def claim(self, tenant: str, model: str, version: str, envelope: bytes) -> ModelVersion:
+        keys = await self._keys.keys(tenant)
+        manifest = claimed(
+            envelope,
+            keys,
+            names=(tenant, model, version),
+            now=self._clock(),
+            max_model_bytes=self._max_model_bytes,
+        )
+        if version in await self._ids(tenant, _DELETED, model):
+            raise ModelVersionDeleted.of(model, version)
+        with contextlib.suppress(ModelVersionNotInStore):
+            manifest = await self._store(keys).check_same(manifest)
+        return _version(manifest, keys)
+
+    async def adopt(self, tenant: str, envelope: bytes, data: bytes) -> ModelVersion:
+        keys = await self._keys.keys(tenant)
+        return _version(await self._store(keys).adopt(envelope, data), keys)
+
+    async def envelope(self, version: ModelVersion) -> bytes:
+        return await self._store({}).envelope(version.tenant, version.model, version.version)
+
+    async def stream(self, version: ModelVersion, *, offset: int, limit: int) -> AsyncIterator[bytes]:
+        store = self._store(await self._enrolled(version.tenant))
+        manifest = await store.manifest(version.tenant, version.model, version.version)
+        async for piece in store.stream(manifest, offset=offset, limit=limit):
+            yield piece
+
     async def remember(self, version: ModelVersion, *, by: str) -> None:
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "tenant": version.tenant,
-            "model": version.model,
-            "version": version.version,
-            "sha256": version.sha256,
-            "by": by,
-            "published_at": self._clock().isoformat(),
-        }
-        key = object_key(version.tenant, _FOLDER, version.model, f"{version.version}.json")
-        await self._objects.put_if_absent(key, canonical_json(record))
+        await self._record(_FOLDER, version, {"by": by, "published_at": self._clock().isoformat()})
+        # Whoever deletes writes that down before it removes what this has just written.
+        if version.version in await self._ids(version.tenant, _DELETED, version.model):
+            raise ModelVersionDeleted.of(version.model, version.version)
         entry = {"schema_version": SCHEMA_VERSION, "tenant": version.tenant}
         await self._objects.put_if_absent(
             object_key(*_INDEX, f"{version.tenant}.json"), canonical_json(entry)
@@ -129,8 +170,26 @@ class StoredModels:
         return [(tenant, model) for tenant in await self._tenants() for model in await self._models(tenant)]
 
     async def published(self, tenant: str, model: str) -> list[str]:
-        keys = await self._objects.list(object_key(tenant, _FOLDER, model))
-        return [key.rpartition("/")[2].removesuffix(".json") for key in keys]
+        published = await self._ids(tenant, _FOLDER, model)
+        deleted = await self._ids(tenant, _DELETED, model)
+        return [version for version in published if version not in deleted]
+
+    async def bury(self, version: ModelVersion, *, by: str) -> None:
+        await self._record(_DELETED, version, {"by": by, "deleted_at": self._clock().isoformat()})
+
+    async def unbury(self, version: ModelVersion) -> None:
+        await self._objects.delete(_key(_DELETED, version))
+
+    async def clear(self, version: ModelVersion) -> None:
+        names = version.tenant, version.model, version.version
+        try:
+            await self._objects.delete(_key(_FOLDER, version))
+            await remove_version(self._objects, *names, sha256=version.sha256)
+        except StoreUnavailable as error:  # it is deleted; what is left nobody can reach
+            _log.warning(
+                "something is left of a deleted version",
+                extra={"model": version.model, "version": version.version, "error": error.message},
+            )
 
     async def changes(self) -> list[ModelChange]:
         return await self._marks.changes()
@@ -139,15 +198,30 @@ class StoredModels:
         """Let all replicas look at a tenant's models: its keys are worth something else now."""
         await self._marks.announce(tenant, EVERY_MODEL, [KEYS_TOPIC])
 
-    def _store(self, keys: dict[str, PublisherKey]) -> ModelStore:
+    def _store(self, keys: Mapping[str, PublisherKey]) -> ModelStore:
         # Compromised ones too: what they signed is known, and named as what it is.
         trusted = self._trusted.including(*public_keys(keys.values()))
         return ModelStore(
             self._objects, None, trusted, clock=self._clock, max_model_bytes=self._max_model_bytes
         )
 
-    async def _enrolled(self, tenant: str) -> dict[str, PublisherKey]:
-        return dict(await self._keys.keys(tenant)) if self._keys.enabled else {}
+    async def _record(self, folder: str, version: ModelVersion, fields: Mapping[str, str]) -> None:
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "tenant": version.tenant,
+            "model": version.model,
+            "version": version.version,
+            "sha256": version.sha256,
+            **fields,
+        }
+        await self._objects.put_if_absent(_key(folder, version), canonical_json(record))
+
+    async def _ids(self, tenant: str, folder: str, model: str) -> list[str]:
+        keys = await self._objects.list(object_key(tenant, folder, model))
+        return [key.rpartition("/")[2].removesuffix(".json") for key in keys]
+
+    async def _enrolled(self, tenant: str) -> Mapping[str, PublisherKey]:
+        return await self._keys.keys(tenant) if self._keys.enabled else {}
 
     async def _models(self, tenant: str) -> list[str]:
         return await self._objects.folders(object_key(tenant, _FOLDER))
@@ -160,11 +234,15 @@ class StoredModels:
         return [str(record["tenant"]) for record in records]
 
 
-def _compromised(keys: dict[str, PublisherKey]) -> frozenset[str]:
+def _key(folder: str, version: ModelVersion) -> str:
+    return object_key(version.tenant, folder, version.model, f"{version.version}.json")
+
+
+def _compromised(keys: Mapping[str, PublisherKey]) -> frozenset[str]:
     return frozenset(key_id for key_id, key in keys.items() if key.state is KeyState.COMPROMISED)
 
 
-def _version(manifest: Manifest, keys: dict[str, PublisherKey]) -> ModelVersion:
+def _version(manifest: Manifest, keys: Mapping[str, PublisherKey]) -> ModelVersion:
     return ModelVersion(
         tenant=manifest.tenant,
         model=manifest.model,
