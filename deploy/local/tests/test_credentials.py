@@ -83,6 +83,14 @@ def test_a_restart_keeps_certificates_and_keys(tmp_path: Path) -> None:
     assert (second.pair("sdk").cert.read_bytes(), second.signing_key("audit").read_bytes()) == before
 
 
+def test_agents_have_a_key_for_their_records_that_a_restart_keeps(tmp_path: Path) -> None:
+    key = made(tmp_path, Now()).signing_key("records")
+    first = Signer.load(key).key_id
+
+    assert Signer.load(made(tmp_path, Now()).signing_key("records")).key_id == first
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
 def test_signing_keys_are_trusted(tmp_path: Path) -> None:
     credentials = made(tmp_path, Now())
 

@@ -15,13 +15,13 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
+from libs.aegis_client.tests import model_desk
 
 from aegis.agent.v1 import agent_service_pb2 as agent
 from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
-from aegis.agent.v1 import model_service_pb2 as model
+from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_grpc
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
-from aegis.agent.v1 import replica_pb2 as replica
+from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
 from aegis.fl.v1 import node_service_pb2 as node
@@ -29,14 +29,15 @@ from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
 from aegis.fl.v1 import training_service_pb2 as fl
 from aegis.fl.v1 import training_service_pb2_grpc as fl_grpc
 from aegis_client import Client, Profile, RetryPolicy
+from aegis_client.cli.app import run
 from aegis_common.errors import AegisError, ErrorKind
-from aegis_common.rpc.errors import GRPC_CODES, to_status
+from aegis_common.rpc.errors import to_status
 from aegis_common.testing.pki import Mesh
 
 QUICK = RetryPolicy(first_delay_s=0.01, max_delay_s=0.05)
 Step = fl.WatchTrainingRunResponse | AegisError | grpc.StatusCode | None
 """An event, a fault, or None: nothing happens any more."""
-START = Timestamp(seconds=1_750_000_000)
+START = model_desk.START
 
 
 class UnknownTool(AegisError):
@@ -48,9 +49,7 @@ async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: AegisError 
     """End the call: with details for one of our errors, and bare, as a proxy does, for a code."""
     if isinstance(error, grpc.StatusCode):
         await context.abort(error, "broken on the way")
-    status = to_status(error)
-    details = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(GRPC_CODES[status.code], status.message, details)
+    await model_desk.refuse(context, error)
 
 
 class Faults(grpc.aio.ServerInterceptor):
@@ -209,41 +208,6 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
         )
 
 
-class Models(model_grpc.ModelServiceServicer):
-    def __init__(self) -> None:
-        self.production = "v2"
-        self.replicas = list[replica.ReplicaStatus]()
-
-    def _model(self, name: str) -> model.Model:
-        return model.Model(name=name, aliases={"production": self.production}, tool="tools/digits")
-
-    async def ListModels(self, request: Any, context: Any) -> model.ListModelsResponse:
-        return model.ListModelsResponse(models=[self._model("models/digits")])
-
-    async def GetModel(self, request: Any, context: Any) -> model.GetModelResponse:
-        return model.GetModelResponse(model=self._model(request.name))
-
-    async def ListModelVersions(self, request: Any, context: Any) -> model.ListModelVersionsResponse:
-        versions = [
-            model.ModelVersion(name=f"{request.parent}/versions/{version}", sha256=digit * 64, format="onnx")
-            for version, digit in (("v2", "b"), ("v1", "a"))
-        ]
-        versions[0].provenance.update({"accuracy": 0.9})
-        return model.ListModelVersionsResponse(model_versions=versions)
-
-    async def PublishModelVersion(self, request: Any, context: Any) -> model.PublishModelVersionResponse:
-        made = model.ModelVersion(
-            name=f"{request.parent}/versions/{request.version}",
-            sha256=request.sha256,
-            aliases=request.aliases,
-        )
-        return model.PublishModelVersionResponse(model_version=made)
-
-    async def SetAlias(self, request: Any, context: Any) -> model.SetAliasResponse:
-        self.production = request.version
-        return model.SetAliasResponse(model=self._model(request.model), replicas=self.replicas)
-
-
 class Nodes(node_grpc.NodeServiceServicer):
     def __init__(self) -> None:
         self.nodes: dict[str, node.Node] = {}
@@ -315,7 +279,9 @@ class Deployment:
 
     def __init__(self, folder: Path) -> None:
         self.mesh = Mesh(folder)
-        self.agent, self.carbon, self.models = Agent(), Carbon(), Models()
+        self.agent, self.carbon = Agent(), Carbon()
+        self.uploads, self.publishers = model_desk.Uploads(), model_desk.Publishers()  # type: ignore[abstract]  # what a push needs
+        self.models = model_desk.Models(self.publishers, self.uploads)
         self.nodes, self.training, self.faults = Nodes(), Training(), Faults()
         self.machines = self.people = 0
 
@@ -340,6 +306,8 @@ class Deployment:
         agent_grpc.add_AgentServiceServicer_to_server(self.agent, server)
         carbon_grpc.add_CarbonServiceServicer_to_server(self.carbon, server)
         model_grpc.add_ModelServiceServicer_to_server(self.models, server)
+        publisher_grpc.add_PublisherServiceServicer_to_server(self.publishers, server)
+        artifact_grpc.add_ArtifactServiceServicer_to_server(self.uploads, server)
         node_grpc.add_NodeServiceServicer_to_server(self.nodes, server)
         fl_grpc.add_TrainingServiceServicer_to_server(self.training, server)
 
@@ -407,3 +375,22 @@ def profile_file(deployment: Deployment, tmp_path: Path) -> Path:
         """
     )
     return path
+
+
+class Aegis:
+    """Runs the command against the deployment; `out` and `err` are what it printed last."""
+
+    def __init__(self, profile_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._before = ["--profile-file", str(profile_file)]
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str | Path) -> int:
+        code = run([*self._before, *map(str, arguments)])
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+
+@pytest.fixture
+def aegis(profile_file: Path, capsys: pytest.CaptureFixture[str]) -> Aegis:
+    return Aegis(profile_file, capsys)

@@ -18,28 +18,9 @@ from aegis_client.cli import lazy
 from aegis_client.cli.app import AegisGroup, run
 
 if TYPE_CHECKING:
-    from libs.aegis_client.tests.conftest import Deployment
+    from libs.aegis_client.tests.conftest import Aegis, Deployment
 
 HEAVY = ("rich", "grpc", "httpx", "google.protobuf", "aegis_client.client", "importlib.metadata", "asyncio")
-
-
-@pytest.fixture
-def aegis(profile_file: Path, capsys: pytest.CaptureFixture[str]) -> Aegis:
-    return Aegis(profile_file, capsys)
-
-
-class Aegis:
-    """Runs the command against the deployment; `out` and `err` are what it printed last."""
-
-    def __init__(self, profile_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self._before = ["--profile-file", str(profile_file)]
-        self._capsys = capsys
-        self.out = self.err = ""
-
-    def __call__(self, *arguments: str) -> int:
-        code = run([*self._before, *arguments])
-        self.out, self.err = self._capsys.readouterr()
-        return code
 
 
 def imported(*arguments: str) -> set[str]:

@@ -91,7 +91,7 @@ def test_an_idempotent_change_is_sent_again(deployment: Deployment) -> None:
     deployment.faults.orders["SetAlias"] = [grpc.StatusCode.UNAVAILABLE]
 
     with deployment.client() as client:
-        client.models.set_alias("digits", "production", "v9")
+        client.models.promote("digits", "v9")
 
     assert len(deployment.calls("SetAlias")) == 2
 

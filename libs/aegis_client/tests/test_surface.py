@@ -24,7 +24,7 @@ from aegis_client import (
 if TYPE_CHECKING:
     from libs.aegis_client.tests.conftest import Deployment
 
-GROUPS = ("tools", "carbon", "training", "models", "nodes", "artifacts")
+GROUPS = ("tools", "carbon", "training", "models", "publisher_keys", "nodes", "artifacts")
 
 
 def surface(client: object) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
 def test_models_are_published_and_promoted(deployment: Deployment) -> None:
     with deployment.client() as client:
         published = client.models.publish("digits", "v3", sha256="c" * 64, aliases=["candidate"])
-        model = client.models.set_alias("digits", "production", published.version)
+        model = client.models.promote("digits", published.version)
         versions = [item.version for item in client.models.versions("digits")]
 
     assert (published.version, published.aliases) == ("v3", ("candidate",))

@@ -41,5 +41,7 @@ with Client.from_profile(file="{layout.state.profiles}") as client:
     print(client.tools.run("echo", {{"text": "hello"}}).value)
 PY
 
+A model of your own: `{client} models keys enroll` once, then
+`{client} models push DIR --name NAME --alias prod`.
 Stop with Ctrl-C or `aegis down{option}`.
 """

@@ -83,11 +83,12 @@ class Credentials:
         write_atomic(self._state.identities, json.dumps(self._identities(), indent=1).encode())
         if not self._state.worker_policy.exists():  # it is the user's to change
             write_atomic(self._state.worker_policy, json.dumps(_WORKER_POLICY, indent=1).encode())
-        for name in ("audit", "model-signing"):
+        for name in ("audit", "model-signing", "records"):
             path = self.signing_key(name)
             if not path.exists():
                 new_ed25519(path)
-            public = Signer.load(path).public_key
+        for name in ("audit", "model-signing"):
+            public = Signer.load(self.signing_key(name)).public_key
             pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             write_atomic(self.trusted_keys(name) / f"{name}.pem", pem, mode=0o644)
 
@@ -113,7 +114,7 @@ class Credentials:
                 )
 
     def signing_key(self, name: str) -> Path:
-        """Return the Ed25519 private key `audit` or `model-signing`."""
+        """Return the Ed25519 private key `audit`, `model-signing` or `records`."""
         return self._state.keys / f"{name}.key"
 
     def trusted_keys(self, name: str) -> Path:

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from aegis_client.job_forms import Job, JobAttempt, JobEvent, JobExplanation, JobProgress
-    from aegis_client.models import Model, ModelVersion
+    from aegis_client.model_forms import Model, ModelCheck, ModelVerification, ModelVersion, Rollback
     from aegis_client.nodes import Node
     from aegis_client.parts import Part
     from aegis_client.profiles import Profile, load_profile, write_profiles
+    from aegis_client.publisher_forms import Publisher, PublisherKey
     from aegis_client.replicas import ReplicaStatus
     from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
     from aegis_client.tools import Action, Tool, ToolResult
@@ -64,6 +65,8 @@ __all__ = [
     "JobExplanation",
     "JobProgress",
     "Model",
+    "ModelCheck",
+    "ModelVerification",
     "ModelVersion",
     "Node",
     "NodeFailure",
@@ -72,9 +75,12 @@ __all__ = [
     "PermissionDenied",
     "Profile",
     "ProfileError",
+    "Publisher",
+    "PublisherKey",
     "ReplicaStatus",
     "ResourceExhausted",
     "RetryPolicy",
+    "Rollback",
     "Round",
     "RunEvent",
     "ScheduleDecision",
@@ -107,10 +113,11 @@ _HOMES: Final = {
     "core.retry": "RetryPolicy",
     "errors": _ERRORS,
     "job_forms": "Job JobAttempt JobEvent JobExplanation JobProgress",
-    "models": "Model ModelVersion",
+    "model_forms": "Model ModelCheck ModelVerification ModelVersion Rollback",
     "nodes": "Node",
     "parts": "Part",
     "profiles": "Profile load_profile write_profiles",
+    "publisher_forms": "Publisher PublisherKey",
     "replicas": "ReplicaStatus",
     "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
     "tools": "Action Tool ToolResult",

@@ -7,7 +7,7 @@ import io
 import mimetypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Protocol, Self
 
 from aegis_client.errors import DataLoss, UsageError
 
@@ -112,6 +112,17 @@ def _guessed(filename: str) -> str:
     return kind if text or (kind.startswith("application/") and kind not in _SHOWS_ITSELF) else ""
 
 
+class Expected(Protocol):
+    """What a download has to be."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
 class Landing:
     """Where a download goes: a file, or memory. Use it in a `with` block.
 
@@ -120,7 +131,7 @@ class Landing:
     """
 
     def __init__(
-        self, about: Artifact, file: IO[bytes], part: Path | None, to: Path | None, progress: Progress | None
+        self, about: Expected, file: IO[bytes], part: Path | None, to: Path | None, progress: Progress | None
     ) -> None:
         self._about = about
         self._file = file
@@ -138,7 +149,7 @@ class Landing:
             UsageError: The file cannot be written.
         """
         if to is None:
-            return cls(about, io.BytesIO(), None, None, progress)
+            return cls.in_memory(about, progress)
         place = Path(to)
         if place.is_dir():
             place = _place_in(place, about)
@@ -153,6 +164,10 @@ class Landing:
         made = cls(about, file, part, place, progress)
         made._take_over()
         return made
+
+    @classmethod
+    def in_memory(cls, about: Expected, progress: Progress | None) -> Self:
+        return cls(about, io.BytesIO(), None, None, progress)
 
     def _take_over(self) -> None:
         self._file.seek(0)
@@ -188,25 +203,38 @@ class Landing:
         """Check what came, and return it or the path where it lies.
 
         Raises:
-            DataLoss: It is not what the artifact's name says; nothing is left of it.
+            DataLoss: It is not what it has to be; nothing is left of it.
             UsageError: The file cannot be written.
         """
-        if self._digest.hexdigest() != self._about.sha256:
-            if self._part:
-                self._part.unlink(missing_ok=True)
-            raise DataLoss(
-                f"what came of {self._about.name} has SHA-256 {self._digest.hexdigest()}", code="DATA_LOSS"
-            )
-        if isinstance(self._file, io.BytesIO):
-            return self._file.getvalue()
         if self._part is None or self._to is None:
-            raise RuntimeError("a file without a path")
+            return self.content()
+        self._check()
         try:
             self._file.close()
             self._part.replace(self._to)
         except OSError as error:
             raise UsageError(f"file {self._to} cannot be written: {error.strerror}") from error
         return self._to
+
+    def content(self) -> bytes:
+        """Check what came into memory, and return it.
+
+        Raises:
+            DataLoss: It is not what it has to be.
+        """
+        self._check()
+        if not isinstance(self._file, io.BytesIO):
+            raise TypeError("it goes to a file")
+        return self._file.getvalue()
+
+    def _check(self) -> None:
+        if self._digest.hexdigest() == self._about.sha256:
+            return
+        if self._part:
+            self._part.unlink(missing_ok=True)
+        raise DataLoss(
+            f"what came of {self._about.name} has SHA-256 {self._digest.hexdigest()}", code="DATA_LOSS"
+        )
 
 
 def _place_in(folder: Path, about: Artifact) -> Path:

@@ -138,7 +138,8 @@ def download(about: Artifact, offset: int) -> Watch[bytes]:
     def read(message: pb.DownloadArtifactResponse) -> Step[bytes]:
         data = message.content.data
         state["offset"] += len(data)
-        last = state["offset"] >= about.size_bytes
+        # an empty piece is all that content has which is shorter than it should be
+        last = not data or state["offset"] >= about.size_bytes
         return Step(event=data, resume_token=str(state["offset"]), last=last)
 
     return Watch(DOWNLOAD, request, read, resume_token=str(offset))

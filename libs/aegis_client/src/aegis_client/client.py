@@ -16,6 +16,7 @@ from aegis_client.jobs import AsyncJobs, Jobs
 from aegis_client.models import AsyncModels, Models
 from aegis_client.nodes import AsyncNodes, Nodes
 from aegis_client.profiles import Profile, load_profile
+from aegis_client.publisher_keys import AsyncPublisherKeys, PublisherKeys
 from aegis_client.tools import AsyncTools, Tools
 from aegis_client.training import AsyncTraining, Training
 
@@ -85,6 +86,7 @@ class Client(_Configured):
     carbon: Carbon
     training: Training
     models: Models
+    publisher_keys: PublisherKeys
     artifacts: Artifacts
     nodes: Nodes
 
@@ -95,6 +97,7 @@ class Client(_Configured):
         self.carbon = Carbon(self._transport)
         self.training = Training(self._transport)
         self.models = Models(self._transport)
+        self.publisher_keys = PublisherKeys(self._transport)
         self.artifacts = Artifacts(self._transport)
         self.nodes = Nodes(self._transport)
 
@@ -122,6 +125,7 @@ class AsyncClient(_Configured):
     carbon: AsyncCarbon
     training: AsyncTraining
     models: AsyncModels
+    publisher_keys: AsyncPublisherKeys
     artifacts: AsyncArtifacts
     nodes: AsyncNodes
 
@@ -132,6 +136,7 @@ class AsyncClient(_Configured):
         self.carbon = AsyncCarbon(self._transport)
         self.training = AsyncTraining(self._transport)
         self.models = AsyncModels(self._transport)
+        self.publisher_keys = AsyncPublisherKeys(self._transport)
         self.artifacts = AsyncArtifacts(self._transport)
         self.nodes = AsyncNodes(self._transport)
 

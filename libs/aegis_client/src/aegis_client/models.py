@@ -1,198 +1,205 @@
-"""The models that an agent serves, their versions and aliases."""
+"""The models that an agent serves, their versions and aliases; one's own are pushed, any are pulled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Final
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from aegis.agent.v1 import model_service_pb2 as pb
-from aegis_client.core.operation import Listing, Operation, Page, method
+from aegis_client import model_calls as calls
+from aegis_client import publisher_forms as publishers
+from aegis_client.artifact_content import Landing, Progress
+from aegis_client.artifacts import Artifacts, AsyncArtifacts
+from aegis_client.core.operation import Operation
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
-from aegis_client.core.values import moment, resource, unstruct
-from aegis_client.replicas import ReplicaStatus, read_replicas
+from aegis_client.model_forms import ModelVersion, Signed
+from aegis_client.profiles import Profile
+from aegis_client.publisher_forms import Publisher, PublisherKey
 
-LIST_MODELS: Final = method(pb, "ModelService", "ListModels", pb.ListModelsResponse)
-GET_MODEL: Final = method(pb, "ModelService", "GetModel", pb.GetModelResponse)
-LIST_VERSIONS: Final = method(pb, "ModelService", "ListModelVersions", pb.ListModelVersionsResponse)
-PUBLISH: Final = method(pb, "ModelService", "PublishModelVersion", pb.PublishModelVersionResponse)
-SET_ALIAS: Final = method(pb, "ModelService", "SetAlias", pb.SetAliasResponse)
+if TYPE_CHECKING:
+    from aegis_client.model_content import Checked, Packed
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A series of versions under one name.
-
-    Attributes:
-        name: `models/{model}`.
-        aliases: Alias to version id; `production` is the one that the model's tool serves.
-        tool: `tools/{tool}` that serves the model, or empty.
-        update_time: When the newest version was made.
-        replicas: After a change: how far each agent is with it; else empty.
-    """
-
-    name: str
-    aliases: dict[str, str]
-    tool: str
-    update_time: datetime | None
-    replicas: tuple[ReplicaStatus, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelVersion:
-    """One immutable version of a model.
-
-    Attributes:
-        name: `models/{model}/versions/{version}`.
-        sha256: Of the model file, 64 lower-case hex digits.
-        provenance: Training run, data set, metrics, and the limits of the model's domain.
-        signer_key_id: Id of the key that signed the manifest.
-        aliases: Aliases that point at this version now.
-        replicas: After a change: how far each agent is with it; else empty.
-    """
-
-    name: str
-    sha256: str
-    size_bytes: int
-    format: str
-    provenance: dict[str, Any]
-    signer_key_id: str
-    create_time: datetime | None
-    aliases: tuple[str, ...]
-    replicas: tuple[ReplicaStatus, ...] = ()
-
-    @property
-    def version(self) -> str:
-        """The version's id: the last part of its name."""
-        return self.name.rpartition("/")[2]
-
-
-def _list(*, page_size: int = 0) -> Listing[Model]:
-    """Iterate over the caller's models, ordered by name."""
-
-    def fetch(token: str) -> Operation[Page[Model]]:
-        request = pb.ListModelsRequest(page_size=page_size, page_token=token)
-        return Operation(LIST_MODELS, request, _read_models)
-
-    return Listing(fetch)
-
-
-def _get(name: str, *, timeout: float | None = None) -> Operation[Model]:
-    """Return one model with its aliases; `digits` and `models/digits` mean the same.
-
-    Raises:
-        NotFound: Reason `UNKNOWN_MODEL`.
-    """
-    request = pb.GetModelRequest(name=resource("models", name))
-    return Operation(GET_MODEL, request, lambda answer: _read_model(answer.model), timeout)
-
-
-def _versions(model: str, *, page_size: int = 0) -> Listing[ModelVersion]:
-    """Iterate over the versions of a model, newest first.
-
-    Raises:
-        NotFound: Reason `UNKNOWN_MODEL`.
-    """
-    parent = resource("models", model)
-
-    def fetch(token: str) -> Operation[Page[ModelVersion]]:
-        request = pb.ListModelVersionsRequest(parent=parent, page_size=page_size, page_token=token)
-        return Operation(LIST_VERSIONS, request, _read_versions)
-
-    return Listing(fetch)
-
-
-def _publish(
-    model: str, version: str, *, sha256: str, aliases: Sequence[str] = (), timeout: float | None = None
-) -> Operation[ModelVersion]:
-    """Tell the agent of a version that lies in the model store; doing so again changes nothing.
-
-    It waits up to 5 s for the other agents; the answer's `replicas` say how far they are.
-
-    Args:
-        model: `digits` or `models/digits`.
-        version: Id of the version in the store.
-        sha256: What the model file must have, 64 lower-case hex digits.
-        aliases: Aliases that point at the version once it is loaded.
-        timeout: Deadline of the call, in seconds.
-
-    Raises:
-        NotFound: Reason `MODEL_VERSION_NOT_IN_STORE`.
-        FailedPrecondition: Reason `MODEL_SIGNATURE_INVALID`, `MODEL_DIGEST_MISMATCH` or
-            `MODEL_NOT_LOADABLE`.
-        AlreadyExists: Reason `TOOL_NAME_TAKEN`.
-    """
-    request = pb.PublishModelVersionRequest(
-        parent=resource("models", model), version=version, sha256=sha256, aliases=aliases
-    )
-    return Operation(
-        PUBLISH,
-        request,
-        lambda answer: replace(_read_version(answer.model_version), replicas=read_replicas(answer.replicas)),
-        timeout,
-    )
-
-
-def _set_alias(model: str, alias: str, version: str, *, timeout: float | None = None) -> Operation[Model]:
-    """Point an alias at a version, in one step for all callers: promote forward or roll back.
-
-    It waits up to 5 s for the other agents; the answer's `replicas` say how far they are.
-
-    Raises:
-        NotFound: Reason `UNKNOWN_MODEL` or `UNKNOWN_MODEL_VERSION`.
-        Aborted: Reason `ALIAS_CONFLICT`: somebody else moved it at the same moment.
-    """
-    request = pb.SetAliasRequest(model=resource("models", model), alias=alias, version=version)
-    return Operation(
-        SET_ALIAS,
-        request,
-        lambda answer: replace(_read_model(answer.model), replicas=read_replicas(answer.replicas)),
-        timeout,
-    )
-
-
-def _read_models(answer: pb.ListModelsResponse) -> Page[Model]:
-    return Page([_read_model(model) for model in answer.models], answer.next_page_token)
-
-
-def _read_model(model: pb.Model) -> Model:
-    return Model(
-        name=model.name,
-        aliases=dict(model.aliases),
-        tool=model.tool,
-        update_time=moment(model, "update_time"),
-    )
-
-
-def _read_versions(answer: pb.ListModelVersionsResponse) -> Page[ModelVersion]:
-    return Page([_read_version(version) for version in answer.model_versions], answer.next_page_token)
-
-
-def _read_version(version: pb.ModelVersion) -> ModelVersion:
-    return ModelVersion(
-        name=version.name,
-        sha256=version.sha256,
-        size_bytes=version.size_bytes,
-        format=version.format,
-        provenance=unstruct(version.provenance),
-        signer_key_id=version.signer_key_id,
-        create_time=moment(version, "create_time"),
-        aliases=tuple(version.aliases),
-    )
+UPLOAD_KEPT_S: Final = 3600.0
+"""How long the service keeps the upload of a push, in seconds; the model store has its own copy."""
+Trusted = Path | str | Sequence[Path | str]
 
 
 class ModelsSurface:
-    list = stream(_list)
-    get = unary(_get)
-    versions = stream(_versions)
-    publish = unary(_publish)
-    set_alias = unary(_set_alias)
+    list = stream(calls.list_models)
+    get = unary(calls.get)
+    versions = stream(calls.versions)
+    describe = unary(calls.describe)
+    verify = unary(calls.verify)
+    publish = unary(calls.publish)
+    promote = unary(calls.promote)
+    rollback = unary(calls.rollback)
+    delete = unary(calls.delete)
+    delete_alias = unary(calls.delete_alias)
 
 
 class Models(ModelsSurface, SyncApi):
     """`Client.models`."""
 
+    def push(
+        self,
+        source: Path | str,
+        name: str = "",
+        *,
+        version: str = "",
+        aliases: Sequence[str] = (),
+        key: Path | str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> ModelVersion:
+        """Bring a model of one's own: check it, sign it with the caller's key, upload and publish it.
+
+        The same content is the same version; pushing it again changes nothing.
+
+        Args:
+            source: A folder with `model.yaml`, `model.onnx` and what these need, or an `.onnx` file.
+            name: `digits` or `models/digits`; if empty, what `model.yaml` says.
+            version: Id of the version; if empty, what `model.yaml` says, then the first 12 hex digits of the
+                SHA-256 of what is uploaded.
+            aliases: Aliases that point at the version once it is loaded; the tool serves `production`.
+            key: File of the private key; None means the profile's, see `publisher_keys.enroll`.
+            provenance: Where the model comes from, as a JSON object; it is signed too.
+            progress: Called with bytes sent and bytes in all.
+            timeout: Deadline of the last step, in which the service loads the model, in seconds.
+
+        Raises:
+            UsageError: The folder, the file or a name is wrong, or the key is not enrolled.
+            AlreadyExists: Reason `MODEL_VERSION_EXISTS` (with other content or provenance), or
+                `TOOL_NAME_TAKEN`.
+            FailedPrecondition: Reason `MODEL_NOT_LOADABLE`, `MODEL_TOO_LARGE` or `MODEL_VERSION_DELETED`.
+        """
+        packed = _pack(self.transport.profile, source, name, version, key)
+        publisher: Publisher = self.transport.call(publishers.who())
+        packed.check_enrolled(self.transport.iterate(publishers.list_keys()))
+        operation = _import(packed, publisher, provenance, aliases, timeout)
+        Artifacts(self.transport).put(
+            packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress
+        )
+        return self.transport.call(operation)
+
+    def pull(
+        self,
+        model: str,
+        version: str = calls.PRODUCTION,
+        target: Path | str = ".",
+        *,
+        trusted: Trusted | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Fetch a version and return where it lies; who signed it and what came is checked before.
+
+        A bundle becomes the folder *target*, anything else the file *target*. In a folder that is there it is
+        called `MODEL-VERSION`, and replaces nothing. A download that breaks goes on where it was.
+
+        Args:
+            model: `digits` or `models/digits`.
+            version: Id of the version, or an alias.
+            target: Where it goes.
+            trusted: PEM files, or folders of `*.pem`, of the public keys that count; None means those that
+                the service has enrolled for the tenant, without the compromised ones.
+            progress: Called with bytes done and bytes in all.
+
+        Raises:
+            NotFound: Reason `UNKNOWN_MODEL` or `UNKNOWN_MODEL_VERSION`.
+            FailedPrecondition: Reason `MODEL_SIGNATURE_INVALID`: none of those keys has signed this version.
+            DataLoss: What came is not what was signed.
+            UsageError: The place cannot be written, or something is there.
+        """
+        found = self.transport.call(calls.get(model))
+        signed: Signed = self.transport.call(calls.signed(model, found.aliases.get(version, version)))
+        publisher: Publisher = self.transport.call(publishers.who())
+        keys = [] if trusted else [*self.transport.iterate(publishers.list_keys())]
+        checked = _check(signed, publisher, keys, trusted, target)
+        with Landing.in_memory(checked.version, progress) as landing:
+            for piece in self.transport.iterate(calls.download(checked.version)):
+                landing.take(piece)
+            return checked.land(landing.content())
+
 
 class AsyncModels(ModelsSurface, AsyncApi):
     """`AsyncClient.models`."""
+
+    async def push(
+        self,
+        source: Path | str,
+        name: str = "",
+        *,
+        version: str = "",
+        aliases: Sequence[str] = (),
+        key: Path | str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # it is the call's deadline
+    ) -> ModelVersion:
+        """Bring a model of one's own; see `Models.push`."""
+        packed = await asyncio.to_thread(_pack, self.transport.profile, source, name, version, key)
+        publisher: Publisher = await self.transport.call(publishers.who())
+        packed.check_enrolled([item async for item in self.transport.iterate(publishers.list_keys())])
+        operation = _import(packed, publisher, provenance, aliases, timeout)
+        await AsyncArtifacts(self.transport).put(
+            packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress
+        )
+        return await self.transport.call(operation)
+
+    async def pull(
+        self,
+        model: str,
+        version: str = calls.PRODUCTION,
+        target: Path | str = ".",
+        *,
+        trusted: Trusted | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Fetch a version and return where it lies; see `Models.pull`."""
+        found = await self.transport.call(calls.get(model))
+        signed: Signed = await self.transport.call(calls.signed(model, found.aliases.get(version, version)))
+        publisher: Publisher = await self.transport.call(publishers.who())
+        keys = [] if trusted else [item async for item in self.transport.iterate(publishers.list_keys())]
+        checked = await asyncio.to_thread(_check, signed, publisher, keys, trusted, target)
+        with Landing.in_memory(checked.version, progress) as landing:
+            async for piece in self.transport.iterate(calls.download(checked.version)):
+                await asyncio.to_thread(landing.take, piece)
+            return await asyncio.to_thread(lambda: checked.land(landing.content()))
+
+
+def _pack(profile: Profile, source: Path | str, name: str, version: str, key: Path | str | None) -> Packed:
+    from aegis_client.model_content import Packed  # noqa: PLC0415  # most clients push nothing: it is heavy
+    from aegis_client.publisher_files import key_place  # noqa: PLC0415
+
+    return Packed.of(source, name=name, version=version, key=key_place(profile, key))
+
+
+def _import(
+    packed: Packed,
+    publisher: Publisher,
+    provenance: Mapping[str, Any] | None,
+    aliases: Sequence[str],
+    timeout: float | None,
+) -> Operation[ModelVersion]:
+    return calls.import_version(
+        packed.model,
+        packed.version,
+        sha256=packed.sha256,
+        manifest=packed.sealed(publisher, provenance or {}),
+        aliases=aliases,
+        timeout=timeout,
+    )
+
+
+def _check(
+    signed: Signed,
+    publisher: Publisher,
+    keys: Sequence[PublisherKey],
+    trusted: Trusted | None,
+    target: Path | str,
+) -> Checked:
+    from aegis_client import model_content as content  # noqa: PLC0415
+
+    counting = content.named_keys(trusted) if trusted else content.enrolled_keys(keys)
+    return content.Checked.of(signed, publisher=publisher, trusted=counting, target=target)

@@ -34,6 +34,7 @@ def _agent(layout: Layout, name: str, grpc: str, http: str) -> ProcessSpec:
         "CARBON": layout.address("carbon"),
         "WORKER_POLICY": str(layout.state.worker_policy),
         "MODEL_TRUSTED_KEYS": json.dumps([str(layout.credentials.trusted_keys("model-signing"))]),
+        "RECORDS_KEY": str(layout.credentials.signing_key("records")),
         "INSTANCE": name,
     }
     if layout.agents > 1:

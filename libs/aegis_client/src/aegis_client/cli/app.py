@@ -37,7 +37,7 @@ class AegisGroup(LazyGroup):
         "jobs": Known("Run tools as durable jobs, and follow them.", "aegis_client.cli.jobs"),
         "carbon": Known("Ask how clean the grid is, and whether to start now.", "aegis_client.cli.carbon"),
         "fl": Known("Run and follow federated training.", "aegis_client.cli.fl"),
-        "models": Known("List models and their versions, and promote one.", "aegis_client.cli.models"),
+        "models": Known("Bring your own models; promote, check and fetch any.", "aegis_client.cli.models"),
         "mcp": Known("Offer the tools to MCP hosts.", "aegis_client.cli.mcp"),
         "worker": Known("Bring tools from this machine.", distribution="aegis-agent"),
         "audit": Known("Verify audit logs.", "aegis_client.cli.audit"),

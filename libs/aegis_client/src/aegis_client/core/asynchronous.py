@@ -26,6 +26,7 @@ class AsyncTransport:
     """One connection for all groups of calls of an `AsyncClient`; belongs to the loop of its first call."""
 
     def __init__(self, profile: Profile, policy: RetryPolicy) -> None:
+        self.profile = profile
         self._connection = Connection(profile, grpc.aio.secure_channel)
         self._policy = policy
 

@@ -25,6 +25,7 @@ class SyncTransport:
     """One connection for all groups of calls of a `Client`; safe to use from several threads."""
 
     def __init__(self, profile: Profile, policy: RetryPolicy) -> None:
+        self.profile = profile
         self._connection = Connection(profile, grpc.secure_channel)
         self._policy = policy
 

@@ -1,0 +1,374 @@
+"""Models of one's own: pushed with a signature, pulled with checks, through both clients."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from libs.aegis_client.tests.conftest import QUICK, Deployment
+
+from aegis.agent.v1 import model_service_pb2 as pb
+from aegis_client import (
+    AsyncClient,
+    Client,
+    DataLoss,
+    FailedPrecondition,
+    ModelVersion,
+    NotFound,
+    UsageError,
+)
+from aegis_common.pki import new_ed25519, public_key_pem
+from aegis_common.signing import Signer
+from aegis_common.store.bundle import pack
+from aegis_common.store.manifest import Manifest, seal
+
+MODEL = bytes(range(256)) * 2
+SPEC = "schema_version: 1\nname: yard\ntask: raw\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
+    (made / "model.yaml").write_text(SPEC)
+    (made / "model.onnx").write_bytes(MODEL)
+    return made
+
+
+@pytest.fixture
+def key(deployment: Deployment, tmp_path: Path) -> Path:
+    """The file of a key that is enrolled."""
+    place = tmp_path / "keys" / "mine.key"
+    with deployment.client() as client:
+        client.publisher_keys.enroll(place)
+    return place
+
+
+def push(deployment: Deployment, source: Path, key: Path, name: str = "", **options: Any) -> ModelVersion:
+    with deployment.client() as client:
+        return client.models.push(source, name, key=key, **options)
+
+
+def pull(deployment: Deployment, version: str, target: Path, **options: Any) -> Path:
+    with deployment.client() as client:
+        return client.models.pull("yard", version, target, **options)
+
+
+def test_a_folder_is_packed_signed_and_published(deployment: Deployment, folder: Path, key: Path) -> None:
+    sent: list[tuple[int, int | None]] = []
+    made = push(
+        deployment,
+        folder,
+        key,
+        aliases=["production"],
+        provenance={"from": "the yard"},
+        progress=lambda *now: sent.append(now),
+    )
+
+    data = pack(folder)
+    digest = hashlib.sha256(data).hexdigest()
+    assert (made.name, made.sha256) == (f"models/yard/versions/{digest[:12]}", digest)
+    assert (made.format, made.aliases) == ("aegis-bundle", ("production",))
+    assert made.provenance == {"from": "the yard"}
+    assert f"publisherKeys/{made.signer_key_id}" in deployment.publishers.keys
+    assert sent[-1] == (len(data), len(data))
+    assert 0 < deployment.uploads.firsts[0].retention.seconds <= 3600
+
+
+def test_the_same_content_is_the_same_version(deployment: Deployment, folder: Path, key: Path) -> None:
+    first = push(deployment, folder, key)
+    again = push(deployment, folder, key)
+    (folder / "model.onnx").write_bytes(MODEL + b"\0")
+    other = push(deployment, folder, key)
+
+    assert again.name == first.name != other.name
+
+
+def test_name_and_version_come_from_the_caller_or_from_the_folder(
+    deployment: Deployment, folder: Path, key: Path
+) -> None:
+    (folder / "model.yaml").write_text(SPEC + 'version: "7"\n')
+
+    assert push(deployment, folder, key).name == "models/yard/versions/7"
+    assert push(deployment, folder, key, "models/shed", version="8").name == "models/shed/versions/8"
+
+
+def test_a_single_file_is_pushed_as_it_is(deployment: Deployment, folder: Path, key: Path) -> None:
+    made = push(deployment, folder / "model.onnx", key, "plain")
+
+    assert (made.format, made.sha256) == ("onnx", hashlib.sha256(MODEL).hexdigest())
+    with pytest.raises(UsageError, match="does not say what the model is called"):
+        push(deployment, folder / "model.onnx", key)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx: is missing"),
+        (lambda folder: (folder / "model.yaml").write_text(SPEC + "tusk: raw\n"), "tusk: is not known"),
+        (lambda folder: (folder / "model.yaml").write_text("name: [\n"), "model.yaml"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_before_anything_is_sent(
+    deployment: Deployment, folder: Path, key: Path, change: Callable[[Path], object], fault: str
+) -> None:
+    change(folder)
+
+    with pytest.raises(UsageError, match=fault):
+        push(deployment, folder, key)
+    assert deployment.uploads.firsts == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [("none", "neither a folder"), ("none.onnx", "cannot be read"), ("empty.onnx", "is empty")],
+)
+def test_a_source_that_is_no_model_is_refused(
+    deployment: Deployment, tmp_path: Path, key: Path, source: str, fault: str
+) -> None:
+    (tmp_path / "empty.onnx").touch()
+
+    with pytest.raises(UsageError, match=fault):
+        push(deployment, tmp_path / source, key, "plain")
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        ({"name": "Yard"}, "parent 'models/Yard' does not match"),
+        ({"version": "V 1"}, "version 'V 1' does not match"),
+        ({"aliases": ["fine", "Not Fine"]}, "aliases 'Not Fine' does not match"),
+        ({"provenance": {"when": object()}}, "must be JSON"),
+        ({"provenance": {"long": "x" * (2 << 20)}}, "manifest has 20.* bytes; at most"),
+    ],
+)
+def test_a_bad_name_is_refused_before_the_upload(
+    deployment: Deployment, folder: Path, key: Path, names: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(UsageError, match=fault):
+        push(deployment, folder, key, **names)
+    assert deployment.uploads.firsts == []
+
+
+def test_a_push_without_an_enrolled_key_says_how_to_enroll_one(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    new_ed25519(tmp_path / "other.key")
+    with deployment.client() as client:
+        mine = next(client.publisher_keys.list())
+        client.publisher_keys.revoke(mine.key_id)
+
+    for file, state in (("none.key", "there is no"), ("other.key", "is not enrolled"), (key, "is retired")):
+        with pytest.raises(UsageError, match=f"{state}.*aegis models keys enroll"):
+            push(deployment, folder, tmp_path / file)
+    assert deployment.uploads.firsts == []
+
+
+def test_a_bundle_is_pulled_as_the_folder_that_it_was(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    made = push(deployment, folder, key, aliases=["production"])
+    deployment.models.breaks = 2
+    got: list[tuple[int, int | None]] = []
+    place = pull(deployment, "production", tmp_path / "copy", progress=lambda *now: got.append(now))
+
+    assert place == tmp_path / "copy"
+    assert {file.name: file.read_bytes() for file in place.iterdir()} == {
+        "model.yaml": SPEC.encode(),
+        "model.onnx": MODEL,
+    }
+    assert got[-1] == (made.size_bytes, made.size_bytes)
+    assert len(deployment.calls("DownloadModelVersion")) == 3
+    assert pull(deployment, made.version, tmp_path) == tmp_path / f"yard-{made.version}"
+    with pytest.raises(UsageError, match="is there already"):
+        pull(deployment, made.version, tmp_path)
+
+
+def test_a_single_file_is_pulled_as_a_file(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    push(deployment, folder / "model.onnx", key, "yard", version="1")
+    (tmp_path / "old.onnx").write_bytes(b"old")
+
+    assert pull(deployment, "1", tmp_path) == tmp_path / "yard-1.onnx"
+    assert pull(deployment, "1", tmp_path / "old.onnx").read_bytes() == MODEL
+    with pytest.raises(NotFound):
+        pull(deployment, "2", tmp_path)
+
+
+@pytest.mark.parametrize("source", ["", "model.onnx"])
+def test_what_is_damaged_is_refused_and_leaves_nothing(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path, source: str
+) -> None:
+    made = push(deployment, folder / source, key, "yard")
+    data = deployment.models.contents[made.name]
+    target = tmp_path / "target"
+    target.mkdir()
+    deployment.models.contents[made.name] = data[:-1] + bytes([data[-1] ^ 1])
+    # what the service says about the version counts for nothing
+    deployment.models.versions[made.name].sha256 = hashlib.sha256(
+        deployment.models.contents[made.name]
+    ).hexdigest()
+
+    with pytest.raises(DataLoss, match=made.name):
+        pull(deployment, made.version, target)
+    assert list(target.iterdir()) == []
+
+
+def test_a_file_that_is_too_short_or_too_long_is_refused(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    made = push(deployment, folder, key)
+    data = deployment.models.contents[made.name]
+
+    for damaged in (data[:-1], data[:64], data + b"x"):
+        deployment.models.contents[made.name] = damaged
+        with pytest.raises(DataLoss):
+            pull(deployment, made.version, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_manifest_that_was_moved_or_changed_is_refused(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    first = push(deployment, folder, key, version="1")
+    second = push(deployment, folder, key, version="2")
+    manifests = deployment.models.manifests
+    manifests[second.name] = manifests[first.name]
+    manifests[first.name] = manifests[first.name].replace(b"raw", b"RAW").replace(b"yard", b"shed")
+
+    with pytest.raises(FailedPrecondition, match="somebody moved it"):
+        pull(deployment, "2", tmp_path / "copy")
+    with pytest.raises(FailedPrecondition, match="not valid") as changed:
+        pull(deployment, "1", tmp_path / "copy")
+    assert changed.value.reason == "MODEL_SIGNATURE_INVALID"
+    assert not (tmp_path / "copy").exists()
+
+
+def test_keys_count_until_they_are_compromised(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    push(deployment, folder, key, version="1")
+    with deployment.client() as client:
+        mine = next(client.publisher_keys.list()).key_id
+        assert client.publisher_keys.revoke(mine).state == "RETIRED"
+        client.models.pull("yard", "1", tmp_path / "retired")
+        assert client.publisher_keys.revoke(mine, compromised=True).state == "COMPROMISED"
+
+        with pytest.raises(FailedPrecondition, match="not trusted"):
+            client.models.pull("yard", "1", tmp_path / "compromised")
+
+
+def test_only_the_keys_count_that_the_caller_names(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    push(deployment, folder, key, version="1")
+    (tmp_path / "mine").mkdir()
+    other = public_key_pem(new_ed25519(tmp_path / "other.key"))
+    (tmp_path / "mine" / "other.pem").write_bytes(other)
+
+    with pytest.raises(FailedPrecondition, match="not trusted"):
+        pull(deployment, "1", tmp_path / "copy", trusted=tmp_path / "mine")
+    with pytest.raises(UsageError, match="no Ed25519 public key"):
+        pull(deployment, "1", tmp_path / "copy", trusted=[key])
+    public = Signer.load(key).public_key
+    (tmp_path / "mine" / "mine.pem").write_bytes(
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    assert pull(deployment, "1", tmp_path / "copy", trusted=[tmp_path / "mine"]).is_dir()
+
+
+def test_a_bundle_that_is_none_is_refused(
+    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(MODEL)
+    made = push(deployment, tmp_path / "model.onnx", key, "yard")
+    text = json.loads(deployment.models.manifests[made.name])["manifest"]
+    claims = replace(Manifest.from_canonical(text, key=""), format="aegis-bundle")
+    deployment.models.manifests[made.name] = seal(claims, Signer.load(key))
+
+    with pytest.raises(FailedPrecondition) as refused:
+        pull(deployment, made.version, tmp_path / "copy")
+    assert refused.value.reason == "INVALID_MODEL_BUNDLE"
+    assert [path for path in tmp_path.iterdir() if "copy" in path.name] == []
+
+
+def test_versions_are_described_verified_and_deleted(deployment: Deployment) -> None:
+    with deployment.client() as client:
+        found = client.models.describe("digits", "v2")
+        good = client.models.verify("digits", "v2")
+        deployment.models.faults = [
+            pb.VerifyModelVersionResponse.Check(
+                kind=pb.VerifyModelVersionResponse.Check.KIND_DIGEST, reason="MODEL_DIGEST_MISMATCH"
+            )
+        ]
+        bad = client.models.verify("digits", "v2")
+        client.models.delete("digits", "v1")
+
+        assert found.provenance == {"accuracy": 0.9}
+        assert [item.version for item in client.models.versions("digits")] == ["v2"]
+        with pytest.raises(UsageError, match="not the id of a version"):
+            client.models.delete("digits", "versions/v2")
+    assert good
+    assert good.checks[0].kind == "SIGNATURE"
+    assert not bad
+    assert bad.checks[1].reason == "MODEL_DIGEST_MISMATCH"
+
+
+def test_aliases_go_back_and_away(deployment: Deployment) -> None:
+    with deployment.client() as client:
+        done = client.models.rollback("digits", from_version="v2")
+        gone = client.models.delete_alias("digits", "production")
+
+    assert (done.from_version, done.to_version, done.model.aliases) == ("v2", "v1", {"production": "v1"})
+    assert (gone.aliases, gone.tool) == ({}, "")
+
+
+async def test_the_async_client_does_the_same(deployment: Deployment, folder: Path, tmp_path: Path) -> None:
+    key = tmp_path / "mine.key"
+    async with AsyncClient(deployment.profile(), retry=QUICK) as client:
+        with pytest.raises(UsageError, match="aegis models keys enroll"):
+            await client.models.push(folder, key=key)
+        enrolled = await client.publisher_keys.enroll(key, description="laptop")
+        made = await client.models.push(folder, key=key, aliases=["production"])
+        deployment.models.breaks = 1
+        place = await client.models.pull("yard", target=tmp_path / "copy")
+        deployment.models.contents[made.name] = b"x" * made.size_bytes
+        with pytest.raises(DataLoss):
+            await client.models.pull("yard", made.version, tmp_path / "other")
+
+    assert (enrolled.description, enrolled.key_id) == ("laptop", made.signer_key_id)
+    assert pack(place) == pack(folder)
+
+
+def test_a_profile_has_a_key_of_its_own(deployment: Deployment, folder: Path, tmp_path: Path) -> None:
+    profiles = [deployment.profile(name=name, source=tmp_path / "p.toml") for name in ("a", "../b")]
+    for profile in profiles:
+        with Client(profile) as client:
+            first = client.publisher_keys.enroll()
+            assert client.publisher_keys.enroll() == first
+            assert client.models.push(folder).signer_key_id == first.key_id
+
+    files = sorted((tmp_path / "publisher-keys").iterdir())
+    assert [file.name for file in files] == ["..%2Fb.key", "a.key"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert len(deployment.publishers.keys) == 2
+    with deployment.client() as client, pytest.raises(UsageError, match="comes from no file"):
+        client.publisher_keys.enroll()
+
+
+def test_a_key_file_is_never_overwritten(deployment: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "my.key").write_text("something else")
+
+    with deployment.client() as client:
+        with pytest.raises(UsageError, match="no Ed25519 private key"):
+            client.publisher_keys.enroll(tmp_path / "my.key")
+        with pytest.raises(UsageError, match="cannot be made"):
+            client.publisher_keys.enroll(tmp_path / "my.key" / "below")
+    assert (tmp_path / "my.key").read_text() == "something else"
