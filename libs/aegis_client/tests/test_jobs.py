@@ -86,6 +86,8 @@ class Desk(pb_grpc.JobServiceServicer):
         return pb.ListJobsResponse(jobs=[DEAD], next_page_token="" if request.page_token else "more")
 
     async def CancelJob(self, request: Any, context: Any) -> pb.CancelJobResponse:
+        if request.name != NAME:
+            await refuse(context, UnknownJob(f"{request.name} does not exist", job=request.name))
         return pb.CancelJobResponse(job=job(pb.Job.STATE_CANCELLED))
 
     async def RetryJob(self, request: Any, context: Any) -> pb.RetryJobResponse:
@@ -298,8 +300,33 @@ def test_jobs_are_listed_explained_cancelled_and_retried(
     assert "TOOL_CRASHED: it died" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_fails_for_one_job_keeps_no_other_from_being_cancelled(
+    deployment: JobDeployment, aegis: Callable[..., int], capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    assert aegis("cancel", "gone", "0abc", "lost", "-o", form) == 1
+
+    printed = capsys.readouterr()
+    if form == "text":
+        assert printed.out == "0abc  CANCELLED: so it is\n"
+    else:
+        assert [item["name"] for item in json.loads(printed.out)] == [NAME]
+    for name in ("jobs/gone", "jobs/lost"):
+        assert f"{name} does not exist" in printed.err
+
+
 @pytest.mark.parametrize(
-    "words", [["--deadline", "soon"], ["--timeout", "x"], ["--arg", "a"], ["--label", "=x"]]
+    "words",
+    [
+        ["--deadline", "inf"],
+        ["--not-before", "nan"],
+        ["--timeout", "-5"],
+        ["--deadline", "9e99d"],
+        ["--deadline", "soon"],
+        ["--timeout", "x"],
+        ["--arg", "a"],
+        ["--label", "=x"],
+    ],
 )
 def test_words_that_mean_nothing_are_named(
     deployment: JobDeployment, aegis: Callable[..., int], capsys: pytest.CaptureFixture[str], words: list[str]

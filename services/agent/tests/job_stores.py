@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aegis_agent.adapters.jobs.connection import Connection, connect
+from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.housekeeper import Housekeeper
 from aegis_agent.adapters.jobs.queue import Entry, RunnerQueue
 from aegis_agent.adapters.jobs.store import RedisJobStore
@@ -37,12 +38,14 @@ class Clock:
 
 @asynccontextmanager
 async def store_on(
-    url: str, *, max_unfinished: int = 5, max_ended: int = 500
+    url: str, *, max_unfinished: int = 5, max_ended: int = 500, max_bytes: int = 1 << 20
 ) -> AsyncIterator[RedisJobStore]:
     async with connect(url) as client:
         connection = Connection(client, slow_s=LEASE.total_seconds() / 2)
         await connection.check(strict=False)
-        made = RedisJobStore(connection, max_unfinished=max_unfinished, max_ended=max_ended)
+        made = RedisJobStore(
+            connection, bounds=Bounds(unfinished=max_unfinished, ended=max_ended, bytes=max_bytes)
+        )
         yield made
 
 

@@ -15,6 +15,7 @@ from services.agent.tests.job_stores import (
     begin,
     complete,
     eventually,
+    job_of,
     keeper_of,
     kept,
     queue_of,
@@ -36,7 +37,7 @@ from aegis_agent.domain.jobs.errors import (
     UnknownZone,
     UnreadableJob,
 )
-from aegis_agent.domain.jobs.job import CarbonAnswer, CarbonPolicy, Phase, State
+from aegis_agent.domain.jobs.job import CarbonAnswer, CarbonPolicy, Job, Phase, State
 from aegis_common.testing.redis import RedisServer
 
 
@@ -190,6 +191,52 @@ async def test_who_creates_and_cancels_for_ever_keeps_the_newest_jobs(shared_ser
         assert (await store.load(jobs[4].ref)).has_ended
         with pytest.raises(UnknownJob):
             await store.load(jobs[2].ref)
+
+
+async def test_old_results_make_room_and_what_is_new_or_has_not_ended_stays(
+    shared_server: RedisServer,
+) -> None:
+    clock = Clock()
+    clock.now -= timedelta(hours=1)
+    own: RedisJobStore
+
+    async def made(size: int, tenant: str = "red") -> Job:
+        clock.now += timedelta(seconds=1)
+        return await own.create(job_of(clock, tenant=tenant), payload=b"x" * size, request_hash="h")
+
+    async def held() -> int:
+        return int(await own.connection.client.hget(f"{keys.PREFIX}bytes", "red") or 0)
+
+    async with store_on(shared_server.url, max_bytes=1000) as own:
+        await own.connection.client.flushall()
+        first = await made(300)
+        (entry,) = await taken(own, "a", 1)
+        await begin(own, first, entry, "a")
+        teller = Teller(own, first.ref, attempt=1, runner="a")
+        await teller.take(Checkpoint(b"y" * 100))
+        await teller.take(Checkpoint(b"y" * 50))
+        assert await held() == 350
+        await complete(own, first, 1)
+        assert await held() == 303
+        stays = await made(400)
+        await made(900, tenant="blue")
+        last = await made(400)
+        assert await held() == 800
+        with pytest.raises(UnknownJob):
+            await own.load(first.ref)
+        with pytest.raises(TooManyJobs) as caught:
+            await made(201)
+        assert caught.value.metadata["max_bytes"] == "1000"
+        clock.now += timedelta(hours=1)
+        await own.update(last.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+        with pytest.raises(TooManyJobs):
+            await made(201)
+        clock.now -= timedelta(hours=1)
+        await own.update(stays.ref, lambda now: machine.cancel_requested(now, keep=KEEP, now=clock.now))
+        await made(201)
+
+        assert (await own.load(last.ref)).has_ended
+        assert await held() == 601
 
 
 async def test_jobs_that_cannot_be_read_hold_up_no_others(

@@ -56,7 +56,9 @@ async def test_a_job_gives_its_result_and_keeps_it(fleet: Fleet) -> None:
 
 async def test_a_job_created_at_an_agent_that_runs_none_is_seen_to_its_end_there(fleet: Fleet) -> None:
     stub = fleet.jobs(agent=1)
-    job = await created(stub, wanted("tell", {"lines": 4}))
+    job = await created(
+        stub, wanted("tell", {"lines": 4}, not_before=moment(1.0))
+    )  # not before it is watched
 
     events = await events_of(stub, job.name)
     assert [event.log.message for event in events if event.WhichOneof("event") == "log"] == [
@@ -338,7 +340,7 @@ async def test_what_a_job_takes_in_lives_until_it_may_have_run(fleet: Fleet) -> 
 @pytest.mark.parametrize("how", ["progress", "log", "raise", "return"])
 async def test_half_characters_harm_nobody(fleet: Fleet, how: str) -> None:
     stub = fleet.jobs()
-    job = await created(stub, wanted("half_text", {"how": how}))
+    job = await created(stub, wanted("half_text", {"how": how}, not_before=moment(1.0)))
     events = await events_of(stub, job.name)
     listed = await stub.ListJobs(pb.ListJobsRequest(filter="tool = half_text"))
 

@@ -140,7 +140,7 @@ class JobExplanation:
     Attributes:
         lines: What has happened and what comes next, in sentences.
         attempts: Oldest first.
-        queue_length: Jobs of its priority that wait for a slot, itself among them; 0 when it does not wait.
+        queue_length: Jobs of its priority that wait for a slot, of all tenants; 0 when it does not wait.
     """
 
     job: Job

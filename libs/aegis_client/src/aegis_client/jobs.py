@@ -80,7 +80,8 @@ def _create(
         max_wait: Longest wait for the grid, in seconds, up to 7 days; None means that the deadline decides,
             and 1 h without one.
         labels: Up to 32, for `list`.
-        request_id: Idempotency key, a UUID: the same one again returns the same job. If empty, a new one.
+        request_id: Idempotency key, a UUID: the same one again with the same arguments returns the same job
+            (a deadline in seconds is another one each time). If empty, a new one.
         timeout: Deadline of this call, in seconds; not of the job.
 
     Raises:

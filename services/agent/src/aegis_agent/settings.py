@@ -150,6 +150,9 @@ class AgentSettings(ServiceSettings):
     """Most unfinished jobs of one tenant."""
     max_ended_jobs: int = Field(default=100_000, ge=1)
     """Most ended jobs of one tenant that are kept: beyond it the oldest go before their retention is over."""
+    max_job_bytes: int = Field(default=1 << 30, ge=1 << 20)
+    """Most bytes of payloads, results and checkpoints of one tenant's jobs. Its oldest ended jobs make room,
+    but for those of the last ten minutes; where they cannot, no more jobs are created."""
     carbon: str = ""
     """`host:port` of the carbon service, for jobs with a carbon policy."""
     worker_policy: Path | None = None

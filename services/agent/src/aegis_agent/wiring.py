@@ -16,6 +16,7 @@ from aegis_agent.adapters.children.setup import WorkerLimits
 from aegis_agent.adapters.http.listener import HttpDoor
 from aegis_agent.adapters.http.routes import Route
 from aegis_agent.adapters.jobs.connection import connect
+from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.wiring import JobOptions, RunningJobs, running_jobs
 from aegis_agent.adapters.mcp.door import McpDoor, challenge
 from aegis_agent.adapters.mcp.mounts import Mounts
@@ -205,8 +206,9 @@ async def jobs_of(
         lease=settings.job_lease,
         keep=settings.job_retention,
         grace=settings.drain,
-        max_unfinished=settings.max_jobs,
-        max_ended=settings.max_ended_jobs,
+        bounds=Bounds(
+            unfinished=settings.max_jobs, ended=settings.max_ended_jobs, bytes=settings.max_job_bytes
+        ),
         weights=settings.tenant_weights,
         instance=settings.instance,
     )

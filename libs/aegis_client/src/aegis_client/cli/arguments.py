@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,6 +13,7 @@ import typer
 from aegis_client.errors import UsageError
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MAX_S: Final = 10 * 365 * 86400.0
 
 ArgumentOption = Annotated[
     list[str] | None,
@@ -72,7 +74,7 @@ def json_object(source: str) -> dict[str, Any]:
 
 
 def duration_s(text: str, option: str) -> float | None:
-    """Return `90`, `90s`, `5m`, `2h` or `1d` in seconds; None for an empty text.
+    """Return `90`, `90s`, `5m`, `2h` or `1d` in seconds, 0 to 10 years; None for an empty text.
 
     Raises:
         UsageError: It is no duration; *option* is named.
@@ -81,6 +83,9 @@ def duration_s(text: str, option: str) -> float | None:
         return None
     number, unit = (text[:-1], text[-1]) if text[-1] in _UNITS else (text, "s")
     try:
-        return float(number) * _UNITS[unit]
+        seconds = float(number) * _UNITS[unit]
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no duration; for example 90s, 5m, 2h or 1d") from None
+        seconds = math.nan
+    if not 0 <= seconds <= _MAX_S:
+        raise UsageError(f"{option} {text!r} is no duration; for example 90s, 5m, 2h or 1d")
+    return seconds

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -16,10 +18,12 @@ from aegis_client.cli.arguments import (
     json_or_text,
     pairs,
 )
+from aegis_client.cli.failures import show
 from aegis_client.cli.job_view import print_job, result_lines, state_line, view
 from aegis_client.cli.output import clock, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.cli.transfer import files_and_artifacts
+from aegis_client.errors import AegisApiError
 
 if TYPE_CHECKING:
     from aegis_client.client import Client
@@ -59,7 +63,12 @@ def create(
     ] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; repeat it.")] = None,
     request_id: Annotated[
-        str, typer.Option(metavar="UUID", help="Idempotency key: the same one again gives the same job.")
+        str,
+        typer.Option(
+            metavar="UUID",
+            help="Idempotency key: the same one again gives the same job. With it give times, no durations: "
+            "these are other times each time.",
+        ),
     ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow the job.")] = False,
     output: Output = Format.TEXT,
@@ -160,7 +169,7 @@ def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
 def cancel(ctx: typer.Context, names: list[str], output: Output = Format.TEXT) -> None:
     """Cancel jobs; a running one is stopped."""
     with state_of(ctx).client() as client:
-        _print_all([client.jobs.cancel(name) for name in names], output)
+        _each(ctx, names, client.jobs.cancel, output)
 
 
 @app.command()
@@ -173,7 +182,7 @@ def retry(
     """Run jobs that failed or were cancelled once more."""
     moment = _moment(deadline, "--deadline")
     with state_of(ctx).client() as client:
-        _print_all([client.jobs.retry(name, deadline=moment) for name in names], output)
+        _each(ctx, names, partial(client.jobs.retry, deadline=moment), output)
 
 
 @app.command()
@@ -208,12 +217,25 @@ def _follow(client: Client, job: Job, output: Format) -> None:
         raise typer.Exit(1)
 
 
-def _print_all(jobs: list[Job], output: Format) -> None:
+def _each(ctx: typer.Context, names: list[str], act: Callable[[str], Job], output: Format) -> None:
+    """Do one thing to each job, and tell of each: what fails for one keeps no other from it."""
+    done: list[Job] = []
+    failed: AegisApiError | None = None
+    for name in names:
+        try:
+            job = act(name)
+        except AegisApiError as error:
+            if failed is not None:
+                show(failed, state_of(ctx))
+            failed = error
+        else:
+            done.append(job)
+            if output is Format.TEXT:
+                typer.echo(state_line(job))
     if output is Format.JSON:
-        print_json(jobs)
-        return
-    for job in jobs:
-        typer.echo(state_line(job))
+        print_json(done)
+    if failed is not None:
+        raise failed
 
 
 def _took(job: Job) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -17,22 +18,38 @@ _EVENTS_AFTER_END: Final = timedelta(hours=1)
 STATE_EVENT: Final = "state"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What the jobs of one tenant may be.
+
+    Attributes:
+        unfinished: Most unfinished jobs.
+        ended: Most ended jobs that are kept: the oldest go first.
+        bytes: Most bytes of payloads, results and checkpoints with which a job is created: jobs that ended
+            more than ten minutes ago make room, the oldest first.
+    """
+
+    unfinished: int
+    ended: int
+    bytes: int
+
+
 def commands(
-    old: Job | None, new: Job, *, max_ended: int, result: bytes | None = None, drop: str = ""
+    old: Job | None, new: Job, *, bounds: Bounds, result: bytes | None = None, drop: str = ""
 ) -> list[Command]:
     """Return the commands that take the store from *old* (None: nothing) to *new*, but for the payload.
 
     Args:
         old: The job as it is.
         new: The job as it shall be.
-        max_ended: Most ended jobs of its tenant that are kept.
+        bounds: Of its tenant.
         result: Encoded result to keep with it.
         drop: Entry of a runner to remove, or empty.
     """
     member, job_key = new.ref.member, keys.job(new.ref)
     made: list[Command] = [("HSET", job_key, *_fields(new))]
     if result is not None:
-        made.append(("HSET", job_key, "result", result))
+        made.append(("PUT_FIELD", new.tenant, job_key, "result", result))
     if old is None:
         made.append(("ZADD", keys.index(new.tenant), 0, new.job_id))
     if old is None or old.state is not new.state:
@@ -41,7 +58,7 @@ def commands(
         made.append(("ZADD", keys.index(new.tenant, new.state), 0, new.job_id))
     made += _queue(old, new, drop)
     made += _schedules(old, new, member)
-    made += _end(old, new, job_key, max_ended)
+    made += _end(old, new, job_key, bounds)
     made += _events(new)
     taken = old is not None and old.phase is Phase.QUEUED and new.has_ended
     if new.phase is Phase.CANCELLING or taken:  # a runner may have it
@@ -99,14 +116,14 @@ def _schedules(old: Job | None, new: Job, member: str) -> list[Command]:
     return made
 
 
-def _end(old: Job | None, new: Job, job_key: str, max_ended: int) -> list[Command]:
+def _end(old: Job | None, new: Job, job_key: str, bounds: Bounds) -> list[Command]:
     had_ended = old is not None and old.has_ended
     made: list[Command] = []
     if new.has_ended and not had_ended and new.ended is not None:
         made.append(("ZADD", keys.ended(new.tenant), keys.score(new.ended), new.job_id))
-        made.append(("KEEP_NEWEST", new.tenant, max_ended))
-    if new.state is State.COMPLETED:
-        made.append(("HDEL", job_key, "checkpoint"))
+        if new.state is State.COMPLETED:
+            made.append(("PUT_FIELD", new.tenant, job_key, "checkpoint", ""))
+        made.append(("KEEP_NEWEST", new.tenant, bounds.ended, bounds.bytes, 0))
     if had_ended:
         made.append(("ZREM", keys.ended(new.tenant), new.job_id))
         made += [("PERSIST", keys.events(new.ref)), ("HDEL", job_key, "progress")]

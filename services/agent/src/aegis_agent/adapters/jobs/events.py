@@ -103,7 +103,8 @@ class Teller:
 
     async def _save(self, data: bytes) -> None:
         names = (keys.job(self._ref),)
-        await insist(lambda: self._store.eval(scripts.CHECKPOINT, names, self._attempt, self._runner, data))
+        about = (self._attempt, self._runner, data, self._ref.tenant)
+        await insist(lambda: self._store.eval(scripts.CHECKPOINT, names, *about))
 
     async def write(self) -> None:
         """Write what was told, until cancelled."""

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
@@ -18,11 +19,12 @@ from aegis_agent.adapters.jobs import keys, scripts
 from aegis_agent.adapters.jobs.queue import RunnerQueue
 from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.domain.jobs import machine
-from aegis_agent.domain.jobs.errors import JobStoreUnavailable, UnknownJob, UnknownZone, UnreadableJob
+from aegis_agent.domain.jobs.errors import JobStoreUnavailable, UnknownJob, UnreadableJob
 from aegis_agent.domain.jobs.job import CarbonAnswer, CarbonPolicy, Job, JobRef, Phase
 from aegis_agent.domain.jobs.ports import Carbon, Change
 from aegis_common.background import Every
 from aegis_common.clock import Clock
+from aegis_common.errors import AegisError
 
 _TICK: Final = timedelta(seconds=0.25)
 _ASK: Final = timedelta(seconds=1)
@@ -208,11 +210,9 @@ class Housekeeper:
             return unknown
         try:
             return await self._carbon.ask(policy, principal=job.principal, traceparent=job.traceparent)
-        except UnknownZone as error:
-            _log.warning(
-                "a job waits for a zone that is gone: %s", error.message, extra={"job": job.ref.member}
-            )
-            return unknown
+        except AegisError as error:  # its zone is gone, or its principal cannot be read
+            _log.warning("a job waits in vain: %s", error.message, extra={"job": job.ref.member})
+            return replace(unknown, reason=error.reason)
 
     async def _delete(self) -> None:
         now = self._clock()

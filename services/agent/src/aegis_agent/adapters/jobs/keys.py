@@ -10,6 +10,7 @@
     agent:jobs:t:TENANT:ended         sorted set of the ids of ended jobs by the time when they ended
     agent:jobs:t:TENANT:queue:PRIORITY:TOOL  sorted set `ID NUMBER` of the jobs that wait for a slot, by place
     agent:jobs:t:TENANT:queue:PRIORITY       sorted set of the tools of which jobs wait, by their first place
+    agent:jobs:bytes                  hash: bytes of payloads, results and checkpoints by tenant
     agent:jobs:place                  counter of places in queues
     agent:jobs:tenants                set of the tenants of which jobs wait
     agent:jobs:waiting                hash: how many jobs of each priority wait

@@ -9,9 +9,24 @@ from aegis_agent.adapters.jobs.queue_scripts import QUEUES
 _RUN_COMMANDS: Final = (
     QUEUES
     + """
+-- Count what the jobs of a tenant hold; a job's own part is what its fields hold.
+local HEAVY = {'payload', 'result', 'checkpoint'}
+
+local function weigh(tenant, bytes)
+  if bytes ~= 0 and redis.call('HINCRBY', PREFIX .. 'bytes', tenant, bytes) <= 0 then
+    redis.call('HDEL', PREFIX .. 'bytes', tenant)
+  end
+end
+
+local function put_field(tenant, job, field, data)
+  weigh(tenant, #data - redis.call('HSTRLEN', job, field))
+  if #data > 0 then redis.call('HSET', job, field, data) else redis.call('HDEL', job, field) end
+end
+
 -- Delete an ended job with everything of its own.
 local function forget(tenant, id)
   local of_tenant = PREFIX .. 't:' .. tenant .. ':'
+  for _, field in ipairs(HEAVY) do weigh(tenant, -redis.call('HSTRLEN', of_tenant .. 'job:' .. id, field)) end
   local request = redis.call('HGET', of_tenant .. 'job:' .. id, 'request')
   if request and request ~= '' then redis.call('DEL', of_tenant .. 'request:' .. request) end
   redis.call('DEL', of_tenant .. 'job:' .. id, of_tenant .. 'events:' .. id)
@@ -21,16 +36,27 @@ local function forget(tenant, id)
   redis.call('ZREM', PREFIX .. 'expiry', tenant .. '/' .. id)
 end
 
--- Delete the ended jobs of a tenant that are too many, oldest first: some at a time, as each end adds one.
-local function keep_newest(tenant, most)
+-- Delete the ended jobs of a tenant that are too many, or with *room* bytes more too large, oldest first.
+-- Those that ended a short while ago make no room. Returns whether there is room.
+local SPARED_MS, AT_ONCE = 600000, 1000
+
+local function keep_newest(tenant, most, most_bytes, room)
   local ended = PREFIX .. 't:' .. tenant .. ':ended'
-  local beyond = math.min(redis.call('ZCARD', ended) - tonumber(most), 20)
+  local held = function() return tonumber(redis.call('HGET', PREFIX .. 'bytes', tenant) or 0) end
+  local beyond = math.min(redis.call('ZCARD', ended) - tonumber(most), AT_ONCE)
   if beyond > 0 then
     for _, id in ipairs(redis.call('ZRANGE', ended, 0, beyond - 1)) do forget(tenant, id) end
   end
+  while held() + tonumber(room) > tonumber(most_bytes) do
+    local oldest = redis.call('ZRANGE', ended, 0, 0, 'WITHSCORES')
+    if not oldest[1] or tonumber(oldest[2]) > now_ms() - SPARED_MS then return false end
+    forget(tenant, oldest[1])
+  end
+  return true
 end
 
-local OWN = {ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release, KEEP_NEWEST = keep_newest}
+local OWN = {
+  ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release, KEEP_NEWEST = keep_newest, PUT_FIELD = put_field}
 
 local function run(from)
   while from <= #ARGV do
@@ -58,16 +84,18 @@ return 1
 CREATE: Final = (
     _RUN_COMMANDS
     + """
--- KEYS: job, request or '', index of unfinished jobs. ARGV: request value, most unfinished jobs, commands.
--- Returns '' when it was kept, 'full', or the value of the request that was there before.
+-- KEYS: job, request or '', index of unfinished jobs. ARGV: request value, most unfinished jobs, tenant, most
+-- ended jobs, most bytes, bytes of the payload, commands.
+-- Returns '' when it was kept, 'full', 'heavy', or the value of the request that was there before.
 if redis.call('EXISTS', KEYS[1]) == 1 then return '' end
 if KEYS[2] ~= '' then
   local seen = redis.call('GET', KEYS[2])
   if seen then return seen end
 end
 if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[2]) then return 'full' end
+if not keep_newest(ARGV[3], ARGV[4], ARGV[5], ARGV[6]) then return 'heavy' end
 if KEYS[2] ~= '' then redis.call('SET', KEYS[2], ARGV[1]) end
-run(3)
+run(7)
 return ''
 """
 )
@@ -93,10 +121,11 @@ return 1
 )
 
 CHECKPOINT: Final = (
-    _FENCE
+    _RUN_COMMANDS
+    + _FENCE
     + """
--- KEYS: job. ARGV: attempt, runner, data. Returns 0 when the attempt is another's, else 1.
-redis.call('HSET', KEYS[1], 'checkpoint', ARGV[3])
+-- KEYS: job. ARGV: attempt, runner, data, tenant. Returns 0 when the attempt is another's, else 1.
+put_field(ARGV[4], KEYS[1], 'checkpoint', ARGV[3])
 return 1
 """
 )

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from aegis_agent.adapters.jobs import effects, keys, queue_scripts, scripts
 from aegis_agent.adapters.jobs.connection import Connection
+from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.records import from_record, read_progress
 from aegis_agent.domain.call import Priority, Progress
 from aegis_agent.domain.jobs.errors import (
@@ -36,14 +37,12 @@ class RedisJobStore:
 
     Args:
         connection: To Redis.
-        max_unfinished: Most unfinished jobs of one tenant.
-        max_ended: Most ended jobs of one tenant that are kept: the oldest go first.
+        bounds: Of the jobs of one tenant.
     """
 
-    def __init__(self, connection: Connection, *, max_unfinished: int, max_ended: int) -> None:
+    def __init__(self, connection: Connection, *, bounds: Bounds) -> None:
         self.connection: Final = connection
-        self._max_unfinished = max_unfinished
-        self._max_ended = max_ended
+        self._bounds = bounds
 
     async def eval(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
         """Run a script over keys; see `Connection.run` for what it raises."""
@@ -62,22 +61,18 @@ class RedisJobStore:
 
     async def create(self, job: Job, *, payload: bytes, request_hash: str) -> Job:
         job = replace(job, revision=1)
-        request = keys.request(job.tenant, job.request_id) if job.request_id else ""
-        made = effects.commands(None, job, max_ended=self._max_ended)
-        made.append(("HSET", keys.job(job.ref), "payload", payload))
+        request, bounds = keys.request(job.tenant, job.request_id) if job.request_id else "", self._bounds
+        made = effects.commands(None, job, bounds=bounds)
+        made.append(("PUT_FIELD", job.tenant, keys.job(job.ref), "payload", payload))
         answer = await self.eval(
             scripts.CREATE,
             (keys.job(job.ref), request, keys.index(job.tenant, State.WORKING)),
             f"{job.job_id} {request_hash}",
-            self._max_unfinished,
+            *(bounds.unfinished, job.tenant, bounds.ended, bounds.bytes, len(payload)),
             *effects.flat(made),
         )
-        if answer == b"full":
-            raise TooManyJobs(
-                f"tenant {job.tenant!r} has {self._max_unfinished} unfinished jobs; wait for some to end",
-                tenant=job.tenant,
-                limit=str(self._max_unfinished),
-            )
+        if answer in (b"full", b"heavy"):
+            raise _too_many(job.tenant, bounds, heavy=answer == b"heavy")
         return job if not answer else await self._seen(job.tenant, answer, job.request_id, request_hash)
 
     async def _seen(self, tenant: str, value: bytes, request_id: str, request_hash: str) -> Job:
@@ -168,7 +163,7 @@ class RedisJobStore:
             if wanted is None:
                 return None
             wanted = replace(wanted, revision=job.revision + 1)
-            effect = effects.commands(job, wanted, max_ended=self._max_ended, result=result, drop=drop)
+            effect = effects.commands(job, wanted, bounds=self._bounds, result=result, drop=drop)
             made = effects.flat(effect)
             if await self.eval(scripts.COMMIT, (keys.job(ref),), job.revision, *made):
                 return wanted
@@ -209,6 +204,21 @@ async def no_group(work: Awaitable[T], *, otherwise: T) -> T:
         if "NOGROUP" not in str(error):
             raise
         return otherwise
+
+
+def _too_many(tenant: str, bounds: Bounds, *, heavy: bool) -> TooManyJobs:
+    if heavy:
+        return TooManyJobs(
+            f"the jobs of tenant {tenant!r} that have not ended, or in the last ten minutes, hold more than "
+            f"{bounds.bytes} bytes with this one; wait, or upload large content as artifacts",
+            tenant=tenant,
+            max_bytes=str(bounds.bytes),
+        )
+    return TooManyJobs(
+        f"tenant {tenant!r} has {bounds.unfinished} unfinished jobs; wait for some to end",
+        tenant=tenant,
+        limit=str(bounds.unfinished),
+    )
 
 
 def _job(ref: JobRef, fields: Sequence[bytes | None]) -> Job:

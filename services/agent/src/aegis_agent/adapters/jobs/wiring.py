@@ -17,6 +17,7 @@ import grpc.aio
 
 from aegis_agent.adapters.jobs.carbon import GrpcCarbon
 from aegis_agent.adapters.jobs.connection import TIMEOUT_S, Connection, connect
+from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.housekeeper import Housekeeper
 from aegis_agent.adapters.jobs.metrics import JobMetrics
 from aegis_agent.adapters.jobs.queue import RunnerQueue
@@ -53,8 +54,7 @@ class JobOptions:
         lease: How long a job may go without a sign of life of its runner.
         keep: How long an ended job is kept.
         grace: How long running jobs may go on when the agent is stopped.
-        max_unfinished: Most unfinished jobs of one tenant.
-        max_ended: Most ended jobs of one tenant that are kept: the oldest go first.
+        bounds: Of the jobs of one tenant.
         weights: Shares of tenants where jobs wait.
         payload_bytes: Most bytes of a payload.
         result_bytes: Most bytes of a result; what is beyond becomes artifacts.
@@ -67,8 +67,7 @@ class JobOptions:
     lease: timedelta = timedelta(seconds=12)
     keep: timedelta = timedelta(days=7)
     grace: timedelta = timedelta(seconds=10)
-    max_unfinished: int = 100_000
-    max_ended: int = 100_000
+    bounds: Bounds = Bounds(unfinished=100_000, ended=100_000, bytes=1 << 30)
     weights: Weights = field(default_factory=dict)
     payload_bytes: int = 1 << 20
     result_bytes: int = 1 << 20
@@ -110,7 +109,7 @@ async def running_jobs(
         client = connect(options.url)
         stack.push_async_callback(client.aclose)
         connection = Connection(client, slow_s=min(TIMEOUT_S, options.lease.total_seconds() / 2))
-        store = RedisJobStore(connection, max_unfinished=options.max_unfinished, max_ended=options.max_ended)
+        store = RedisJobStore(connection, bounds=options.bounds)
         name = _name(options.instance)
         gate = GrpcCarbon(carbon, clock=clock) if carbon is not None else None
         queue = RunnerQueue(store, runner=name, lease=options.lease, weights=options.weights)
