@@ -16,6 +16,7 @@ from aegis_agent.adapters.validation import SchemaChecks
 from aegis_agent.domain.call import NOBODY, Call
 from aegis_agent.domain.model import ModelVersion
 from aegis_agent.domain.models import Models
+from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import Tool
 from aegis_common.store.bundle import FORMAT_BUNDLE
 
@@ -28,8 +29,8 @@ async def put(models: Models, publisher: Publisher, version: str, data: bytes, *
 class Bundles:
     """Loads and calls bundles without a store; as a context manager, it frees all in the end."""
 
-    def __init__(self, server: ForkServer, **options: Any) -> None:
-        self.loader = OnnxLoader(server, ModelOptions(**options))
+    def __init__(self, server: ForkServer, *, shared: Slots | None = None, **options: Any) -> None:
+        self.loader = OnnxLoader(server, ModelOptions(**options), shared=shared)
         self.fetched = 0
 
     async def __aenter__(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from services.agent.tests.model_bundles import Bundles, ask, put
 from services.agent.tests.model_publisher import Publisher, agent
 
 from aegis_agent.adapters.children.fork_server import ForkServer
-from aegis_agent.domain.inference import ModelRunner
+from aegis_agent.adapters.models.runner import OnnxRunner
+from aegis_agent.domain.call import Priority
+from aegis_agent.domain.fair_queue import Claim
+from aegis_agent.domain.inference import ModelRunner, Strategy
 from aegis_agent.domain.model_errors import ModelUnloaded
 from aegis_agent.domain.model_tools import runner_of
+from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import Tool
 from aegis_common.testing.waiting import until
 from bundle_support import BLUE, COLOURS, FLOATS, RED, bundle, large_grey, mean_colour, model, picture
@@ -168,3 +173,35 @@ async def test_a_call_past_its_deadline_ends_with_its_child(fork_server: ForkSer
             await ask(tool, timeout_s=0.01, image=large)
 
         assert await best(tool, BLUE) == "blue"
+
+
+async def test_children_that_prepare_input_share_the_slots_of_all_children(fork_server: ForkServer) -> None:
+    """Else an operator's bound on calls in child processes would not hold for models."""
+    shared = Slots(1, size=None, weights={})
+    claim = Claim("default", Priority.NORMAL, math.inf)
+    async with Bundles(fork_server, shared=shared) as bundles:
+        tool = await bundles.load(bundle(COLOURS, mean_colour()))
+        async with shared.held(claim):
+            call = asyncio.ensure_future(best(tool, BLUE))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(call), 0.2)
+            waiting = len(shared.queue)
+        answer = await call
+
+    assert (waiting, answer, shared.running) == (1, "blue", 0)
+
+
+async def test_a_bundle_whose_model_runs_in_children_holds_one_slot_for_both(
+    fork_server: ForkServer,
+) -> None:
+    shared = Slots(1, size=None, weights={})
+    async with Bundles(fork_server, shared=shared) as bundles:
+        tool = await bundles.load(bundle(COLOURS, mean_colour()))
+        runner = tool.runner
+        assert isinstance(runner, OnnxRunner)
+        runner.unload()
+        runner.profile = replace(runner.profile, strategy=Strategy.CHILD, inline_elements=0, rows=False)
+        async with shared.held(Claim("default", Priority.NORMAL, math.inf)):  # as the dispatcher does
+            answer = await best(tool, BLUE)
+
+    assert answer == "blue"

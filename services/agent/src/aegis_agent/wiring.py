@@ -175,7 +175,7 @@ async def running_models(
         max_input_bytes=settings.max_message_bytes,
         limits=WorkerLimits(memory_bytes=settings.child_memory_bytes),
     )
-    loader = OnnxLoader(manager.fork_server, options)
+    loader = OnnxLoader(manager.fork_server, options, shared=manager.dispatcher.shared)
     models = Models(library, loader, manager.registry, report=replicas.report)
     replicas.listen(models.look_soon)
     try:

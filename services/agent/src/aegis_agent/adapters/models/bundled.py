@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from aegis_agent.adapters.children.pool import WorkerPool
-from aegis_agent.domain.call import NOBODY, Arguments, Call
+from aegis_agent.domain.call import Call, Priority
+from aegis_agent.domain.fair_queue import Claim
 from aegis_agent.domain.inference import LoadedModel, Run, Tensors
+from aegis_agent.domain.slots import Slots
 
 
 class BundledModel:
@@ -15,12 +17,17 @@ class BundledModel:
     Args:
         model: The model.
         pool: The children; None where the task needs none.
+        shared: Slots that calls in child processes share; None where there is no bound, or where a caller
+            holds one already.
         extra_bytes: What there is in memory beside the model.
     """
 
-    def __init__(self, model: LoadedModel, pool: WorkerPool | None, *, extra_bytes: int) -> None:
+    def __init__(
+        self, model: LoadedModel, pool: WorkerPool | None, *, shared: Slots | None, extra_bytes: int
+    ) -> None:
         self._model = model
         self._pool = pool
+        self._shared = shared
         self._extra_bytes = extra_bytes
 
     @property
@@ -33,8 +40,8 @@ class BundledModel:
     async def run(self, inputs: Tensors, *, deadline: float, start_by: float) -> Run:
         return await self._model.run(inputs, deadline=deadline, start_by=start_by)
 
-    async def prepare(self, arguments: Arguments, *, deadline: float) -> Any:
-        """Return what a child makes of *arguments*; it is killed at the deadline.
+    async def prepare(self, call: Call) -> Any:
+        """Return what a child makes of a call's arguments; it is killed at the deadline.
 
         Raises:
             InvalidToolInput: It refused them.
@@ -42,7 +49,10 @@ class BundledModel:
         """
         if self._pool is None:
             raise TypeError("this task has nothing prepared in children")
-        return await self._pool.run(Call(arguments=arguments, caller=NOBODY, deadline=deadline))
+        if self._shared is None:
+            return await self._pool.run(call)
+        async with self._shared.held(Claim(call.caller.tenant, Priority.NORMAL, call.deadline)):
+            return await self._pool.run(call)
 
     async def close(self) -> None:
         await self._model.close()
@@ -50,8 +60,8 @@ class BundledModel:
             await self._pool.close()
 
 
-async def prepared(model: LoadedModel, arguments: Arguments, *, deadline: float) -> Any:
-    """Have a bundle's children prepare *arguments*; see `BundledModel.prepare`."""
+async def prepared(model: LoadedModel, call: Call) -> Any:
+    """Have a bundle's children prepare the arguments of *call*; see `BundledModel.prepare`."""
     if not isinstance(model, BundledModel):
         raise TypeError("a model without a bundle has nothing prepared")
-    return await model.prepare(arguments, deadline=deadline)
+    return await model.prepare(call)

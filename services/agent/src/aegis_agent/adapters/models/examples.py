@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aegis_agent.adapters.models.bundled import prepared
 from aegis_agent.adapters.models.forms.form import Form, Item
-from aegis_agent.domain.call import Arguments
+from aegis_agent.domain.call import NOBODY, Arguments, Call
 from aegis_agent.domain.errors import InvalidToolInput
 from aegis_agent.domain.inference import LoadedModel
 from aegis_agent.domain.model import ModelVersion
@@ -40,7 +40,9 @@ async def answer(form: Form, model: LoadedModel, arguments: Arguments, *, deadli
     Raises:
         AegisError: As its form and its run say.
     """
-    items = await form.reader.read(arguments, lambda given: prepared(model, given, deadline=deadline))
+    items = await form.reader.read(
+        arguments, lambda given: prepared(model, Call(arguments=given, caller=NOBODY, deadline=deadline))
+    )
     runs = [await _run(model, item, deadline) for item in items]
     return form.writer.write(arguments, items, runs)
 

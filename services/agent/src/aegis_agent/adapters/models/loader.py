@@ -28,6 +28,7 @@ from aegis_agent.domain.inference import Profile, Signature, Strategy, TensorSpe
 from aegis_agent.domain.model import Fetch, ModelVersion
 from aegis_agent.domain.model_tools import runner_of
 from aegis_agent.domain.residency import Residency
+from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import RunsIn, Tool, ToolSpec
 
 _PRELOAD: Final = (
@@ -42,10 +43,17 @@ _PROBE: Final = "aegis_agent.adapters.models.probe:Probe"
 
 
 class OnnxLoader:
-    """Loads ONNX models, alone or in bundles; a `ModelLoader` of the domain."""
+    """Loads ONNX models, alone or in bundles; a `ModelLoader` of the domain.
 
-    def __init__(self, server: ForkServer, options: ModelOptions) -> None:
+    Args:
+        server: What children come from.
+        options: How models are served.
+        shared: Slots that all calls in child processes share; None means no bound.
+    """
+
+    def __init__(self, server: ForkServer, options: ModelOptions, *, shared: Slots | None = None) -> None:
         server.preload(_PRELOAD)
+        self._shared = shared
         self._server = server
         self._options = options
         self._residency = Residency(options.memory_bytes)
@@ -102,7 +110,7 @@ class OnnxLoader:
     def _runner(
         self, version: ModelVersion, signature: Signature, profile: Profile, form: Form, fetch: Fetch
     ) -> OnnxRunner:
-        opening = Opening(self._server, self._options, version, signature, form, fetch)
+        opening = Opening(self._server, self._options, version, signature, form, fetch, self._shared)
         opening.runner = OnnxRunner(
             version.model,
             signature,

@@ -21,6 +21,7 @@ from aegis_agent.adapters.models.session import OnnxSession
 from aegis_agent.domain.errors import ToolCrashed, ToolFailed
 from aegis_agent.domain.inference import LoadedModel, Profile, Signature, Strategy
 from aegis_agent.domain.model import Fetch, ModelVersion
+from aegis_agent.domain.slots import Slots
 from aegis_common.store.bundle import Bundle
 
 _CHILD: Final = "aegis_agent.adapters.models.child:Served"
@@ -40,7 +41,9 @@ class Opening:
         signature: Signature,
         form: Form,
         fetch: Fetch,
+        shared: Slots | None,
     ) -> None:
+        self._shared = shared
         self._server = server
         self._options = options
         self._version = version
@@ -59,7 +62,9 @@ class Opening:
         try:
             pool, held_bytes = await self._preparing(bundle)
             held_bytes += sum(sys.getsizeof(label) for label in self._form.labels)
-            model = BundledModel(model, pool, extra_bytes=held_bytes)
+            in_child = self.runner.profile.strategy is Strategy.CHILD  # such a call holds a slot already
+            shared = None if in_child else self._shared
+            model = BundledModel(model, pool, shared=shared, extra_bytes=held_bytes)
             timeout_s = self._options.timeout.total_seconds()
             await check_examples(self._version, bundle, self._form, model, timeout_s=timeout_s)
         except BaseException:

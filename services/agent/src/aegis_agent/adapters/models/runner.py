@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from aegis_agent.adapters.models.bundled import prepared
@@ -91,7 +92,7 @@ class OnnxRunner:
         async with self._residency.use(self._slot) as model:
             begun = loop.time()
             items = await form.reader.read(
-                call.arguments, lambda given: prepared(model, given, deadline=call.deadline)
+                call.arguments, lambda given: prepared(model, replace(call, arguments=given))
             )
             self.statistics.compute_input.add(loop.time() - begun)
             outputs = await self._outputs(items, call.deadline)
