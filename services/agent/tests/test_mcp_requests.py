@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from services.agent.tests.mcp_agent import PUBLIC, Agent, call_body, raw, running
+
+from aegis_common.tls import server_dns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -87,3 +92,138 @@ async def test_the_endpoint_takes_posts_only(agent: Agent) -> None:
         answer = await http.get(f"https://127.0.0.1:{agent.port}/mcp")
 
     assert (405, "POST") == (answer.status_code, answer.headers["allow"])
+
+
+def modern(mode: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a request and its headers in the form of *mode*."""
+    if mode == "legacy":
+        return body, {}
+    meta = {f"io.modelcontextprotocol/{key}": value for key, value in ENVELOPE.items()}
+    headers = {"mcp-protocol-version": mode, "mcp-method": body["method"]}
+    name = body["params"].get("name")
+    if isinstance(name, str):
+        headers["mcp-name"] = name
+    return {**body, "params": {**body["params"], "_meta": meta}}, headers
+
+
+ENVELOPE = {
+    "protocolVersion": "2026-07-28",
+    "clientCapabilities": {},
+    "clientInfo": {"name": "x", "version": "1"},
+}
+
+
+def request(method: str, **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+
+
+async def last_record(agent: Agent, subject: str) -> tuple[str, str, dict[str, str]]:
+    await asyncio.sleep(0.1)
+    record = [item for item in agent.audited() if item["principal"]["subject"] == subject][-1]
+    return record["code"], record["reason"], record.get("notes", {})
+
+
+@ERAS
+@pytest.mark.parametrize(
+    ("body", "headers", "code", "reason"),
+    [
+        (request("no/such"), {}, "UNIMPLEMENTED", "MCP_METHOD_NOT_FOUND"),
+        (request("tools/call", name="add", arguments=[]), {}, "INVALID_ARGUMENT", "MCP_INVALID_PARAMS"),
+        (request("tools/call", name="add"), {"content-type": "text/plain"}, "INVALID_ARGUMENT", "HTTP_400"),
+        (request("tools/call", name="add"), {"accept": "text/html"}, "INVALID_ARGUMENT", "HTTP_406"),
+    ],
+)
+async def test_what_the_sdk_refuses_is_audited_as_refused(
+    agent: Agent, mode: str, body: dict[str, Any], headers: dict[str, str], code: str, reason: str
+) -> None:
+    told, own = modern(mode, body)
+    answer = await raw(agent, told, **own, **headers, authorization=f"Bearer {agent.mesh.token(sub='erin')}")
+
+    assert "result" not in answer.text
+    assert (code, reason) == (await last_record(agent, "erin"))[:2]
+
+
+@ERAS
+async def test_what_is_no_request_is_not_audited_as_a_call(agent: Agent, mode: str) -> None:
+    body, headers = modern(mode, request("tools/call", name="add", arguments={"a": 1}))
+    del body["id"]
+    answer = await raw(agent, body, **headers, authorization=f"Bearer {agent.mesh.token(sub='fay')}")
+
+    assert 202 == answer.status_code
+    assert ("OK", "", {"mcp": "tools/call"}) == await last_record(agent, "fay")
+
+
+@ERAS
+async def test_what_nobody_foresaw_tells_the_client_nothing(
+    agent: Agent, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(agent.manager.dispatcher, "dispatch", broken)
+    body, headers = modern(mode, request("tools/call", name="add", arguments={"a": 1}))
+    answer = await raw(agent, body, **headers, authorization=f"Bearer {agent.mesh.token(sub='gus')}")
+
+    assert "secret" not in answer.text
+    assert "internal error" in answer.text
+    assert ("INTERNAL", "INTERNAL") == (await last_record(agent, "gus"))[:2]
+
+
+async def test_a_name_without_end_is_cut_in_the_answer(agent: Agent) -> None:
+    answer = await raw(agent, call_body(name="n" * 500_000))
+
+    assert "UNKNOWN_TOOL" in answer.text
+    assert len(answer.content) < 2000
+
+
+async def test_the_session_of_somebody_else_is_none(agent: Agent) -> None:
+    answer = await raw(
+        agent, call_body(name="add", arguments={"a": 1}), **{"mcp-session-id": "somebody-elses"}
+    )
+
+    assert 200 == answer.status_code
+    assert "mcp-session-id" not in answer.headers
+
+
+LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}'
+LENGTH = b"content-length: %d\r\n" % len(LIST)
+HEAD = b"host: x\r\naccept: application/json, text/event-stream\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + LENGTH + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + LENGTH + b"content-length: 5\r\n\r\n" + LIST,
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + b"transfer-encoding: xchunked\r\n\r\n" + LIST,
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + LENGTH.replace(b":", b" :") + b"\r\n" + LIST,
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + b"x: a\r\n b\r\n" + LENGTH + b"\r\n" + LIST,
+        b"POST /mcp HTTP/1.1\n" + HEAD.replace(b"\r", b"") + LENGTH.replace(b"\r", b"") + b"\n" + LIST,
+        b"POST /mcp HTTP/1.1\r\n" + HEAD + b"x: a\0b\r\n" + LENGTH + b"\r\n" + LIST,
+    ],
+)
+async def test_a_request_that_two_servers_could_read_in_two_ways_is_refused(
+    agent: Agent, data: bytes
+) -> None:
+    tls = agent.mesh.tls("sdk")
+    context = ssl.create_default_context(cafile=str(agent.mesh.ca.bundle))
+    context.load_cert_chain(tls.cert, tls.key)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", agent.port, ssl=context, server_hostname=server_dns("agent", "aegis")
+    )
+    writer.write(data)
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert 1 == answer.count(b"HTTP/1.1 ")
+
+
+async def test_two_credentials_are_none(agent: Agent) -> None:
+    async with agent.http() as http:
+        token = f"Bearer {agent.mesh.token()}"
+        headers = [("authorization", token), ("authorization", token), ("accept", "application/json")]
+        answer = await http.post(f"https://127.0.0.1:{agent.port}/mcp", json=call_body(), headers=headers)
+
+    assert 401 == answer.status_code

@@ -9,6 +9,8 @@ from datetime import timedelta
 
 from aegis_common.errors import AegisError, ErrorKind, Scope
 
+_MAX_NAME = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -32,7 +34,8 @@ class UnknownTool(AegisError):
     @classmethod
     def named(cls, name: str, known: Iterable[str]) -> UnknownTool:
         """Build the error for *name*, with the *known* names that come near."""
-        near = difflib.get_close_matches(name, sorted(known), n=3)
+        near = _close(name, known)
+        name = name[:_MAX_NAME]
         return cls(f"tool {name!r} does not exist{_near(near)}", tool=name, near=", ".join(near))
 
 
@@ -263,7 +266,8 @@ class UnknownModel(AegisError):
 
     @classmethod
     def named(cls, name: str, known: Iterable[str]) -> UnknownModel:
-        near = difflib.get_close_matches(name, sorted(known), n=3)
+        near = _close(name, known)
+        name = name[:_MAX_NAME]
         return cls(f"model {name!r} does not exist{_near(near)}", model=name, near=", ".join(near))
 
 
@@ -275,6 +279,12 @@ class UnknownModelVersion(AegisError):
 class ModelNotLoadable(AegisError):
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "MODEL_NOT_LOADABLE"
+
+
+def _close(name: str, known: Iterable[str]) -> list[str]:
+    if len(name) > _MAX_NAME:
+        return []  # looking for what comes near takes time that grows with the length
+    return difflib.get_close_matches(name, sorted(known), n=3)
 
 
 def _near(names: Sequence[str]) -> str:

@@ -17,11 +17,11 @@ from mcp_types import (
     PaginatedRequestParams,
     ReadResourceRequestParams,
 )
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
 from aegis_agent.adapters.http.routes import MAX_BODY_BYTES, Request, Route
-from aegis_agent.adapters.mcp.guard import guard
+from aegis_agent.adapters.mcp.guard import guard, refused_by_http
 from aegis_agent.adapters.mcp.listening import Listening
 from aegis_agent.adapters.mcp.operations import error_response, operation_of
 from aegis_agent.adapters.mcp.resources import ResourceHandlers
@@ -139,7 +139,15 @@ class McpDoor:
 
     async def _serve(self, request: Request) -> ASGIApp:
         self._check_origin(request)
-        return self._manager.asgi_app
+        return self._answered
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                refused_by_http(scope, message["status"])
+            await send(message)
+
+        await self._manager.asgi_app(scope, receive, watched)
 
     def _check_origin(self, request: Request) -> None:
         origin = request.headers.get("origin", "")

@@ -64,9 +64,11 @@ async def operation_of(request: Request) -> Operation:
     method = _text(message, "method")
     params = _mapping(message, "params")
     identifier = message.get("id")
-    if isinstance(identifier, str | int):
-        request.state[_ID] = identifier
     notes = {"mcp": method} if method else {}
+    if not isinstance(identifier, str | int) or isinstance(identifier, bool):
+        # No request: nothing of what it names is done, and the log must not say that it was.
+        return Operation(LIST_TOOLS, notes, "")
+    request.state[_ID] = identifier
     if method == "tools/call":
         notes["tool"] = _text(params, "name")
     return Operation(grpc_method_of(method), notes, _text(_mapping(params, "_meta"), "traceparent"))
