@@ -63,6 +63,18 @@ def test_a_carbon_decision_says_what_it_rests_on(http: httpx.Client) -> None:
     assert answer["intensity"]["gPerKwh"] > 0
 
 
+def test_a_plan_and_a_forecast_come_by_plain_http(http: httpx.Client) -> None:
+    job = {"zones": ["zones/demo-day"], "duration": "7200s", "maxWait": "64800s"}
+    plan = http.post("/v1/plans:planWindow", json={"job": job}).json()["plan"]
+    batch = http.post("/v1/plans:batchPlanWindows", json={"jobs": [job, {"duration": "60s"}]}).json()
+    forecast = http.get("/v1/zones/demo-day/forecast", params={"horizon": "3600s"}).json()
+
+    assert plan["spans"][0]["endTime"] <= plan["deadline"]
+    assert plan["gPerKwh"] <= plan["nowGPerKwh"]
+    assert ["plan", "plan"] == [next(iter(outcome)) for outcome in batch["outcomes"]]
+    assert forecast["slots"][0]["lowGPerKwh"] <= forecast["slots"][0]["gPerKwh"]
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from aegis_client.artifact_forms import Artifact
     from aegis_client.carbon import Intensity, ScheduleDecision, Zone
+    from aegis_client.carbon_plans import Forecast, ForecastPart, ForecastSlot, Plan, PlannedJob, PlanSpan
     from aegis_client.client import AsyncClient, Client
     from aegis_client.core.retry import RetryPolicy
     from aegis_client.errors import (
@@ -56,6 +57,9 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "FailedPrecondition",
+    "Forecast",
+    "ForecastPart",
+    "ForecastSlot",
     "Gate",
     "Intensity",
     "InvalidArgument",
@@ -73,6 +77,9 @@ __all__ = [
     "NotFound",
     "Part",
     "PermissionDenied",
+    "Plan",
+    "PlanSpan",
+    "PlannedJob",
     "Profile",
     "ProfileError",
     "Publisher",
@@ -109,6 +116,7 @@ _ERRORS: Final = (
 _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision Zone",
+    "carbon_plans": "Forecast ForecastPart ForecastSlot Plan PlanSpan PlannedJob",
     "client": "AsyncClient Client",
     "core.retry": "RetryPolicy",
     "errors": _ERRORS,

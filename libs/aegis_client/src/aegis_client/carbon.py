@@ -1,4 +1,4 @@
-"""How clean the grid is, and whether work should start now."""
+"""How clean the grid is, whether work should start now, and when it should run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
+from aegis_client.carbon_plans import forecast_operation, plan_operation, plans_operation
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
 from aegis_client.core.values import enum_name, enum_value, moment, optional_resource, resource, span
@@ -172,6 +173,9 @@ class CarbonSurface:
     zones = stream(_zones)
     intensity = unary(_intensity)
     check = unary(check_operation)
+    forecast = unary(forecast_operation)
+    plan = unary(plan_operation)
+    plans = unary(plans_operation)
 
 
 class Carbon(CarbonSurface, SyncApi):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.agent.v1 import job_service_pb2 as pb
 from aegis_client.core.operation import Listing, Operation, Page, Watch, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
-from aegis_client.core.values import duration, enum_value, optional_resource, resource
+from aegis_client.core.values import duration, enum_value, optional_resource, resource, stamp
 from aegis_client.errors import AegisClientError
 from aegis_client.job_forms import (
     Job,
@@ -102,8 +100,8 @@ def _create(
         tool=resource("tools", tool),
         payload=payload_of(arguments or {}, parts, files or {}),
         timeout=duration(tool_timeout),
-        not_before=_stamp(not_before),
-        deadline=_stamp(deadline),
+        not_before=stamp(not_before, "not_before"),
+        deadline=stamp(deadline, "deadline"),
         retry_policy=pb.JobRetryPolicy(
             max_attempts=max_attempts,
             initial_backoff=duration(initial_backoff),
@@ -168,7 +166,7 @@ def _retry(
         NotFound: Reason `UNKNOWN_JOB`.
         FailedPrecondition: Reason `JOB_NOT_RETRYABLE`.
     """
-    request = pb.RetryJobRequest(name=resource("jobs", name), deadline=_stamp(deadline))
+    request = pb.RetryJobRequest(name=resource("jobs", name), deadline=stamp(deadline, "deadline"))
     return Operation(RETRY, request, read_answer, timeout)
 
 
@@ -201,18 +199,6 @@ def _watch(name: str, *, resume_token: str = "", timeout: float | None = None) -
         return pb.WatchJobRequest(name=job, resume_token=token)
 
     return Watch(WATCH, request, read_step, resume_token, timeout)
-
-
-def _stamp(value: datetime | float | None) -> Timestamp | None:
-    if value is None:
-        return None
-    made = Timestamp()
-    if not isinstance(value, datetime):
-        value = datetime.now(UTC) + timedelta(seconds=value)
-    if value.tzinfo is None:
-        raise ValueError(f"{value.isoformat()} has no time zone")
-    made.FromDatetime(value)
-    return made
 
 
 class JobsSurface:

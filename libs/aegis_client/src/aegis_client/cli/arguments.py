@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -89,3 +90,14 @@ def duration_s(text: str, option: str) -> float | None:
     if not 0 <= seconds <= _MAX_S:
         raise UsageError(f"{option} {text!r} is no duration; for example 90s, 5m, 2h or 1d")
     return seconds
+
+
+def moment_of(text: str, option: str) -> datetime | None:
+    """Return an RFC 3339 time, or the moment after a duration from now."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.now(UTC) + timedelta(seconds=duration_s(text, option) or 0.0)
+    return moment if moment.tzinfo else moment.astimezone()

@@ -1,4 +1,4 @@
-"""`aegis carbon`: check, intensity, zones."""
+"""`aegis carbon`: check, intensity, forecast, plan, zones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis_client.cli.carbon_plans import forecast, plan
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from aegis_client.carbon import Intensity
 
 app = typer.Typer(
-    help="Ask how clean the grid is, and whether to start now.", no_args_is_help=True, rich_markup_mode=None
+    help="Ask how clean the grid is, whether to start now, and when to run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -71,6 +74,10 @@ def intensity(
         print_json(found)
     else:
         print_fields(_fields(found))
+
+
+app.command()(forecast)
+app.command()(plan)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,6 +15,7 @@ from aegis_client.cli.arguments import (
     duration_s,
     json_object,
     json_or_text,
+    moment_of,
     pairs,
 )
 from aegis_client.cli.failures import show
@@ -83,8 +83,8 @@ def create(
             files=inline,
             parts=stored,
             tool_timeout=duration_s(timeout, "--timeout"),
-            not_before=_moment(not_before, "--not-before"),
-            deadline=_moment(deadline, "--deadline"),
+            not_before=moment_of(not_before, "--not-before"),
+            deadline=moment_of(deadline, "--deadline"),
             priority=priority,
             max_attempts=max_attempts,
             wait_for_clean_grid=clean,
@@ -180,7 +180,7 @@ def retry(
     output: Output = Format.TEXT,
 ) -> None:
     """Run jobs that failed or were cancelled once more."""
-    moment = _moment(deadline, "--deadline")
+    moment = moment_of(deadline, "--deadline")
     with state_of(ctx).client() as client:
         _each(ctx, names, partial(client.jobs.retry, deadline=moment), output)
 
@@ -242,14 +242,3 @@ def _took(job: Job) -> str:
     if job.start_time is None or job.end_time is None:
         return "-"
     return seconds(job.end_time - job.start_time)
-
-
-def _moment(text: str, option: str) -> datetime | None:
-    """Return an RFC 3339 time, or the moment after a duration from now."""
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.now(UTC) + timedelta(seconds=duration_s(text, option) or 0.0)
-    return moment if moment.tzinfo else moment.astimezone()

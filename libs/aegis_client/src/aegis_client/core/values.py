@@ -83,6 +83,25 @@ def duration(seconds: float | timedelta | None) -> duration_pb2.Duration | None:
     return made
 
 
+def stamp(value: datetime | float | None, parameter: str) -> timestamp_pb2.Timestamp | None:
+    """Return a time for a field that may be left out; a number is seconds from now.
+
+    Raises:
+        UsageError: It has no time zone; *parameter* is named.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        value = datetime.now(UTC) + timedelta(seconds=value)
+    if value.tzinfo is None:
+        raise UsageError(
+            f"{parameter} {value.isoformat()} has no time zone; for example {value.isoformat()}Z"
+        )
+    made = timestamp_pb2.Timestamp()
+    made.FromDatetime(value)
+    return made
+
+
 def time_limit(seconds: float | None) -> float | None:
     """Return the time that a call may take, in seconds.
 
