@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import protovalidate
 from buf.validate import validate_pb2
@@ -11,6 +12,9 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from aegis_common.errors import InvalidArgument
+
+_JSON: Final = frozenset(f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue"))
+_LARGE_BYTES: Final = 4096
 
 
 class InvalidRequest(InvalidArgument):
@@ -28,6 +32,8 @@ def request_validator() -> Callable[[Message], None]:
             ruled[kind] = _has_rules(kind, set())
         if not ruled[kind]:
             return  # the validator would copy all of it, tensors included, to find that
+        if _holds_json(kind) and request.ByteSize() > _LARGE_BYTES:
+            request = _without_json(request)
         violations = validator.collect_violations(request)
         if not violations:
             return
@@ -49,6 +55,42 @@ def _has_rules(kind: Descriptor, seen: set[str]) -> bool:
         or any(field.GetOptions().HasExtension(validate_pb2.field) for field in kind.fields)
         or any(_has_rules(field.message_type, seen) for field in kind.fields if field.message_type)
     )
+
+
+@functools.cache
+def _holds_json(kind: Any) -> bool:
+    """Return whether free JSON can stand in a message."""
+    pending, seen = [kind], set()
+    while pending:
+        found = pending.pop()
+        if found.full_name in _JSON:
+            return True
+        if found.full_name not in seen:
+            seen.add(found.full_name)
+            pending += [field.message_type for field in found.fields if field.message_type]
+    return False
+
+
+def _without_json(message: Message) -> Message:
+    """Return a copy in which free JSON is empty: no rule looks into it, and the validator takes long to."""
+    slim = type(message)()
+    for field, value in message.ListFields():
+        kind: Any = field.message_type
+        target: Any = getattr(slim, field.name)
+        if kind is None and not field.is_repeated:
+            setattr(slim, field.name, value)
+        elif kind is None or not _holds_json(kind) or kind.GetOptions().map_entry:
+            (target.MergeFrom if field.is_repeated else target.CopyFrom)(value)
+        elif field.is_repeated:
+            target.extend(_bare(item) for item in value)
+        else:
+            target.CopyFrom(_bare(value))
+            target.SetInParent()
+    return slim
+
+
+def _bare(message: Message) -> Message:
+    return type(message)() if message.DESCRIPTOR.full_name in _JSON else _without_json(message)
 
 
 def _path(violation: Any) -> str:
