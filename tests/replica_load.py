@@ -17,12 +17,15 @@ import httpx
 import numpy as np
 
 from aegis_agent.adapters.oip import messages
+from aegis_client.tools import Action
 from aegis_common.pki import server_dns
 from aegis_common.testing.pki import NAMESPACE
 from oip_support import infer_request, publish, scores
 from replica_support import Agent, Replicas
 
 MODEL: Final = "colours"
+_CONTENT: Final = bytes(range(256)) * (12 << 10)
+_BINARY: Final = {"content-type": "application/octet-stream"}
 _ROW: Final = np.array([[0, 1, 0, 0]], dtype=np.float32)
 _JSON_ROW: Final = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [0, 1, 0, 0]}
 _META: Final = {
@@ -117,7 +120,19 @@ def _doors(client: Any, http: Any, channel: Any) -> dict[str, Callable[[], Any]]
     def list_mcp() -> None:
         assert _whole(lambda: mcp(http, "tools/list"))["tools"]
 
+    def artifact() -> None:
+        kept = client.artifacts.put(_CONTENT, media_type="application/octet-stream")
+        assert client.artifacts.get(kept.name) == _CONTENT
+
+    def upload() -> None:
+        answer = http.post("/v1/artifacts", content=_CONTENT, headers=_BINARY)
+        assert answer.status_code == 200, answer.text
+
     return {
+        "again: artifact": artifact,
+        "once: upload over HTTP": upload,
+        "once: stream": lambda: list(client.tools.stream("repeatable", {"text": "hi", "seconds": 0.02})),
+        "once: batch": lambda: client.tools.batch([Action(tool="add", arguments={"a": 1})] * 3),
         "again: idempotent tool": lambda: client.tools.run("repeatable", {"text": "hi", "seconds": 0.02}),
         "again: inference": lambda: infer(infer_request(MODEL, "input", _ROW, "FP32"), timeout=30),
         "again: inference over REST": rest,
