@@ -18,6 +18,8 @@ import httpx
 from aegis_client import Client, load_profile
 
 AEGIS = Path(sys.executable).with_name("aegis")
+AGENTS = os.environ.get("AEGIS_TEST_AGENTS", "1")
+"""Replicas of the agent in every stack that a test starts."""
 CLIENTS = ("sdk", "admin", "viewer", "debugger")
 
 
@@ -109,9 +111,8 @@ class Stack:
 
 def start_stack(state: Path, *, nodes: int) -> Stack:
     """Start a stack on free ports; fails the test with what `aegis up` printed."""
-    done = run_aegis(
-        "up", "--detach", "--port-base", "0", "--nodes", str(nodes), "--state-dir", str(state), timeout=180
-    )
+    size = ("--nodes", str(nodes), "--agents", AGENTS)
+    done = run_aegis("up", "--detach", "--port-base", "0", *size, "--state-dir", str(state), timeout=180)
     assert 0 == done.returncode, done.stdout + done.stderr
     return Stack(state)
 

@@ -86,7 +86,8 @@ def test_jobs_outlive_a_kill_and_a_watch_goes_on_unseen(stack: Stack, victim: st
         jobs = [client.jobs.create("echo", {"text": str(number)}) for number in range(20)]
         lost = client.jobs.create("spin", tool_timeout=8)
         _running(client, lost.name)
-        os.kill(stack.process(victim)["pid"], signal.SIGKILL)
+        runner, _, _ = client.jobs.explain(lost.name).attempts[0].runner.rpartition("-")
+        os.kill(stack.process(runner if victim == "agent" else victim)["pid"], signal.SIGKILL)
         values = [client.jobs.wait(job.name, timeout=PATIENCE_S).value for job in jobs]
         ended = client.jobs.wait(lost.name, timeout=PATIENCE_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_no_listener_answers_without_a_certificate_but_the_known_ones(stack: Sta
     names = {port: name for name, port in stack.ports.items()}
     answering = {names[port] for port in _listeners(stack) if _answers(port, context) or _answers(port, None)}
 
-    assert answering <= set(OPEN)
+    assert {re.sub(r"^agent_\d", "agent", name) for name in answering} <= set(OPEN)
     assert "people" in answering
 
 
