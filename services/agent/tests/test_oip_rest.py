@@ -98,6 +98,16 @@ async def test_rest_names_what_is_wrong(stack: Stack, body: bytes, status: int, 
     assert told["error"]
 
 
+@pytest.mark.parametrize("path", ["models/colours/infer", "repository/index"])
+async def test_rest_does_not_read_what_would_take_long(stack: Stack, path: str) -> None:
+    rows = b"[" + b",".join([b"[]"] * 150_000) + b"]"
+    body = b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": ' + rows + b"}]}"
+    answer = await stack.rest("POST", f"/v2/{path}", content=body)
+
+    assert 400 == answer.status_code
+    assert "lists and objects; send large data as raw bytes" in answer.json()["error"]
+
+
 async def test_rest_obeys_the_access_rules_of_its_rpcs(stack: Stack) -> None:
     refused = await stack.rest("POST", "/v2/repository/models/colours/unload", account="viewer")
     unknown = await stack.rest("GET", "/v2/models/colours", account="blue")

@@ -17,7 +17,7 @@ _AT_ONCE_BYTES: Final = 64 << 10
 _WINDOW_BYTES: Final = 256 << 10
 _TOKEN: Final = re.compile(rb'[\[\]{},"]')
 _INSIDE: Final = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
-_ADVICE: Final = "send large data as an artifact, or in several calls"
+_ADVICE: Final = "send large data as raw bytes, as an artifact, or in several calls"
 
 
 class MessageTooComplex(AegisError):

@@ -36,9 +36,7 @@ def read_body(body: bytes, header_length: str | None) -> tuple[Mapping[str, Any]
     Raises:
         InvalidInferenceRequest: The length is none, or there is no JSON object.
     """
-    size = len(body)
-    if header_length is not None:
-        size = _length(header_length, len(body))
+    size = json_size(body, header_length)
     try:
         found = json.loads(body[:size].decode() or "{}", parse_constant=_no_constant, parse_float=_finite)
         if _SURROGATE.search(body, 0, size):
@@ -46,6 +44,11 @@ def read_body(body: bytes, header_length: str | None) -> tuple[Mapping[str, Any]
     except (ValueError, RecursionError) as error:
         raise InvalidInferenceRequest.at("body", f"it is no JSON: {_why(error)}") from error
     return _object("body", found), memoryview(body)[size:]
+
+
+def json_size(body: bytes, header_length: str | None) -> int:
+    """Return how many bytes of a body are JSON; arguments and errors as of `read_body`."""
+    return len(body) if header_length is None else _length(header_length, len(body))
 
 
 def _length(text: str, limit: int) -> int:

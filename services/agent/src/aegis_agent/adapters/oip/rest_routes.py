@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Mapping
 from typing import Any, Final
 
 from google.protobuf import json_format
@@ -12,11 +13,19 @@ from starlette.responses import JSONResponse, Response
 
 from aegis_agent.adapters.http.errors import http_status
 from aegis_agent.adapters.http.routes import Request, Route
+from aegis_agent.adapters.http.weight import MostWeight, check_weight
 from aegis_agent.adapters.oip.core import Core
 from aegis_agent.adapters.oip.describe import Describer
 from aegis_agent.adapters.oip.messages import SERVICE
 from aegis_agent.adapters.oip.repository import Repository
-from aegis_agent.adapters.oip.rest import HEADER_LENGTH, plain, read_body, read_request, write_response
+from aegis_agent.adapters.oip.rest import (
+    HEADER_LENGTH,
+    json_size,
+    plain,
+    read_body,
+    read_request,
+    write_response,
+)
 from aegis_agent.adapters.oip.servicer import NO_PARAMETERS, caller, time_left
 from aegis_agent.domain.inferences import Inferences
 from aegis_agent.domain.model_errors import InvalidInferenceRequest
@@ -24,6 +33,8 @@ from aegis_agent.domain.offload import LARGE
 from aegis_common.rpc.call import current_call
 
 _LARGE_BODY_BYTES: Final = 64 << 10
+_MOST: Final = MostWeight(containers=100_000, values=4_000_000)
+"""What the JSON of tensors may hold: many numbers, not so many rows."""
 _MODEL: Final = "/v2/models/{model}"
 _VERSION: Final = "/v2/models/{model}/versions/{version}"
 _REPOSITORY: Final = "/v2/repository"
@@ -89,6 +100,7 @@ class RestForm:
         name, version = _names(request)
         current_call().notes["model"] = name
         body, length = await request.body(), request.headers.get(HEADER_LENGTH)
+        await check_weight(body[: json_size(body, length)], _MOST)
         large = len(body) > _LARGE_BODY_BYTES
         found, raw = await asyncio.to_thread(read_body, body, length) if large else read_body(body, length)
         parse = functools.partial(read_request, found, raw)
@@ -102,13 +114,13 @@ class RestForm:
         return Response(content, media_type="application/octet-stream", headers=headers)
 
     async def index(self, request: Request) -> Response:
-        body, _ = read_body(await request.body(), None)
+        body, _ = await _small_body(request)
         found = await self._describer.index("", only_ready=body.get("ready", False) is True, tenant=_tenant())
         return JSONResponse(plain(found)["models"])
 
     async def load(self, request: Request) -> Response:
         name, _ = _names(request)
-        body, _raw = read_body(await request.body(), None)
+        body, _raw = await _small_body(request)
         if body.get("parameters"):
             raise InvalidInferenceRequest.at("parameters", NO_PARAMETERS)
         await self._repository.load(name)
@@ -128,6 +140,12 @@ def _error(status: status_pb2.Status, _: Request) -> Response | None:
     """Return an error as the protocol has it, with `error`; beside it stands what all our errors have."""
     told = json_format.MessageToDict(status, always_print_fields_with_no_presence=True)
     return JSONResponse({"error": status.message, **told}, http_status(status))
+
+
+async def _small_body(request: Request) -> tuple[Mapping[str, Any], memoryview]:
+    body = await request.body()
+    await check_weight(body)
+    return read_body(body, None)
 
 
 def _names(request: Request) -> tuple[str, str]:
