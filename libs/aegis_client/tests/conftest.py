@@ -15,13 +15,14 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from libs.aegis_client.tests import model_desk
+from libs.aegis_client.tests import model_desk, tool_desk
 
 from aegis.agent.v1 import agent_service_pb2 as agent
 from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
 from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_grpc
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
 from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
+from aegis.agent.v1 import tool_file_service_pb2_grpc as tool_file_grpc
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
 from aegis.fl.v1 import node_service_pb2 as node
@@ -282,6 +283,7 @@ class Deployment:
         self.agent, self.carbon = Agent(), Carbon()
         self.uploads, self.publishers = model_desk.Uploads(), model_desk.Publishers()  # type: ignore[abstract]  # what a push needs
         self.models = model_desk.Models(self.publishers, self.uploads)
+        self.tool_files = tool_desk.ToolFiles()
         self.nodes, self.training, self.faults = Nodes(), Training(), Faults()
         self.machines = self.people = 0
 
@@ -308,6 +310,7 @@ class Deployment:
         model_grpc.add_ModelServiceServicer_to_server(self.models, server)
         publisher_grpc.add_PublisherServiceServicer_to_server(self.publishers, server)
         artifact_grpc.add_ArtifactServiceServicer_to_server(self.uploads, server)
+        tool_file_grpc.add_ToolFileServiceServicer_to_server(self.tool_files, server)
         node_grpc.add_NodeServiceServicer_to_server(self.nodes, server)
         fl_grpc.add_TrainingServiceServicer_to_server(self.training, server)
 

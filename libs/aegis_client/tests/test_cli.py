@@ -178,6 +178,24 @@ def test_a_promotion_says_where_it_is_live_and_where_it_is_not(aegis: Aegis, dep
     assert [item["state"] for item in json.loads(aegis.out)["replicas"]] == ["LIVE", "LAGGING"]
 
 
+def test_a_tool_file_is_added_listed_and_removed(
+    aegis: Aegis, deployment: Deployment, tmp_path: Path
+) -> None:
+    (tmp_path / "shout.py").write_text("code")
+
+    assert aegis("tools", "add", str(tmp_path / "shout.py")) == 0
+    assert aegis.out == "shout: shout\n"
+    assert aegis.err == "agent-2: REFUSED: no such package\n"
+    assert aegis("tools", "files") == 0
+    assert aegis.out.splitlines()[1].split() == ["shout", "shout", "d" * 12, "ann", "-"]
+    assert aegis("tools", "files", "-o", "json") == 0
+    assert json.loads(aegis.out)[0]["name"] == "toolFiles/shout"
+    deployment.tool_files.replicas.pop()
+    assert aegis("tools", "remove", "shout") == 0
+    assert (aegis.out, aegis.err, deployment.tool_files.sources) == ("shout is removed\n", "", {})
+    assert aegis("tools", "add", str(tmp_path / "nowhere.py")) == 2
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

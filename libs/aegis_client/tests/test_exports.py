@@ -55,6 +55,7 @@ PUBLIC = [
     "RunEvent",
     "ScheduleDecision",
     "Tool",
+    "ToolFile",
     "ToolItem",
     "ToolLog",
     "ToolProgress",

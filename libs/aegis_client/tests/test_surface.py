@@ -170,6 +170,27 @@ def test_models_are_published_and_promoted(deployment: Deployment) -> None:
     assert versions == ["v2", "v1"]
 
 
+def test_tool_files_are_put_listed_read_and_removed(deployment: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "shout.py").write_bytes(b"code")
+    with deployment.client() as client:
+        put = client.tools.put_file(tmp_path / "shout.py")
+        client.tools.put_file(tmp_path / "shout.py", name="other")
+        listed = [item.name for item in client.tools.files()]
+        read = client.tools.file("shout.py")
+        gone = client.tools.remove_file("shout")
+
+    assert (put.name, put.tools, put.size_bytes, put.creator) == (
+        "toolFiles/shout", ("tools/shout",), 4, "ann",
+    )  # fmt: skip
+    assert [(item.replica, item.state, item.live) for item in put.replicas] == [
+        ("agent-1", "LIVE", True), ("agent-2", "REFUSED", False),
+    ]  # fmt: skip
+    assert listed == ["toolFiles/other", "toolFiles/shout"]
+    assert (read.source, put.source) == (b"code", None)
+    assert gone == put.replicas
+    assert list(deployment.tool_files.sources) == ["toolFiles/other"]
+
+
 def test_nodes_are_registered_and_removed(deployment: Deployment) -> None:
     with deployment.client() as client:
         node = client.nodes.register("site-1", "PEM", zone="GB")

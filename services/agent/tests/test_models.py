@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from services.agent.tests.model_publisher import Publisher, agent, ask, publish
 
+from aegis_agent.adapters.functions import function_tool, options_of
 from aegis_agent.domain.errors import (
     ModelNotLoadable,
     ToolNameTaken,
@@ -51,6 +52,21 @@ async def test_tampered_bytes_are_refused(publisher: Publisher, make_linear: Cal
             await models.changes.publish(
                 "colours", "v1", sha256=sha256, aliases=["production"], tenant="default", by="x"
             )
+
+
+async def test_a_model_does_not_take_the_name_of_a_tool_of_its_tenant(
+    publisher: Publisher, make_linear: Callable[..., bytes]
+) -> None:
+    async def colours() -> str:
+        return "mine"
+
+    async with agent(publisher) as (manager, models):
+        tool = function_tool("colours", colours, options_of(colours), manager.fork_server)
+        manager.put_in(tool, owner="default")
+        with pytest.raises(ToolNameTaken):
+            await publish(models, publisher, "v1", make_linear(), "production")
+
+        assert await manager.dispatch("colours", {}) == "mine"
 
 
 async def test_another_digest_than_the_manifests_is_refused(

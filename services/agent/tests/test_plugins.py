@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from aegis_agent import AgentManager
-from aegis_agent.adapters.tool_files import ToolFolder
+from aegis_agent.adapters.tool_files.folder import ToolFolder
 from aegis_agent.adapters.tool_json import spec_from_json, spec_to_json
 from aegis_agent.domain.call import Caller, Priority
 from aegis_agent.domain.dispatch import Action

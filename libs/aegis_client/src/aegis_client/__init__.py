@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from aegis_client.publisher_forms import Publisher, PublisherKey
     from aegis_client.replicas import ReplicaStatus
     from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
+    from aegis_client.tool_files import ToolFile
     from aegis_client.tools import Action, Tool, ToolResult
     from aegis_client.trace import last_trace_id, tracing
     from aegis_client.training import Gate, NodeFailure, Round, RunEvent, TrainingRun
@@ -92,6 +93,7 @@ __all__ = [
     "RunEvent",
     "ScheduleDecision",
     "Tool",
+    "ToolFile",
     "ToolItem",
     "ToolLog",
     "ToolProgress",
@@ -128,6 +130,7 @@ _HOMES: Final = {
     "publisher_forms": "Publisher PublisherKey",
     "replicas": "ReplicaStatus",
     "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
+    "tool_files": "ToolFile",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
     "training": "Gate NodeFailure Round RunEvent TrainingRun",

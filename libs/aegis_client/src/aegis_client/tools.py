@@ -26,6 +26,7 @@ from aegis_client.core.values import (
 from aegis_client.errors import AegisApiError
 from aegis_client.parts import Part
 from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
+from aegis_client.tool_files import ToolFilesSurface
 from aegis_client.tool_functions import by_flat_name, make_function
 from aegis_client.trace import last_trace_id
 
@@ -354,7 +355,7 @@ def _read_outcomes(answer: pb.BatchDispatchResponse) -> tuple[ToolResult | Aegis
     )
 
 
-class ToolsSurface:
+class ToolsSurface(ToolFilesSurface):
     list = stream(_list)
     get = unary(_get)
     run = unary(run_operation, reads_files=True)

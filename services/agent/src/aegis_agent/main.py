@@ -15,6 +15,7 @@ from aegis.agent.v1 import artifact_service_pb2_grpc as artifact_grpc
 from aegis.agent.v1 import job_service_pb2_grpc as job_grpc
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
 from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
+from aegis.agent.v1 import tool_file_service_pb2_grpc as tool_file_grpc
 from aegis.agent.v1 import worker_service_pb2_grpc as worker_grpc
 from aegis_agent import wiring
 from aegis_agent.adapters.agent_servicer import AgentServicer
@@ -28,6 +29,7 @@ from aegis_agent.adapters.oip.repository import Repository
 from aegis_agent.adapters.oip.rest_routes import RestForm
 from aegis_agent.adapters.oip.servicer import InferenceServicer, add_to_server
 from aegis_agent.adapters.remote.fleet import Fleet
+from aegis_agent.adapters.tool_files.servicer import ToolFileServicer
 from aegis_agent.domain.inferences import Inferences
 from aegis_agent.domain.publishers import Publishers
 from aegis_agent.manager import AgentManager
@@ -60,6 +62,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         keys = wiring.publisher_keys(settings)
         library = wiring.model_library(settings, keys)
         models = await enter(wiring.running_models(manager, library, settings, replicas))
+        tool_files = await enter(wiring.running_tool_files(manager, settings, replicas))
         jobs = await enter(wiring.jobs_of(manager, settings, artifacts, telemetry))
         if settings.warm_up:
             await enter(_warming_up(manager))
@@ -90,6 +93,10 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                     (
                         publisher_grpc.add_PublisherServiceServicer_to_server,
                         PublisherServicer(Publishers(keys, library.announce_keys)),
+                    ),
+                    (
+                        tool_file_grpc.add_ToolFileServiceServicer_to_server,
+                        ToolFileServicer(tool_files, replicas),
                     ),
                     (add_to_server, InferenceServicer(inferences, repository, version=build)),
                     (artifact_grpc.add_ArtifactServiceServicer_to_server, ArtifactServicer(artifacts)),

@@ -131,26 +131,48 @@ class AgentManager:
             ToolFailed, ToolCrashed: One cannot be made ready; all are closed, and the old ones go on.
             ToolNameTaken: A tenant has a tool of that name; likewise.
         """
+        await self.make_ready(*tools)
+        try:
+            self.put_in(*tools)
+        except BaseException:
+            await _closed(tools)
+            raise
+
+    async def make_ready(self, *tools: Tool) -> None:
+        """Have a child of each of *tools* wait for its first call.
+
+        Raises:
+            ToolFailed, ToolCrashed: One cannot be made ready; all are closed.
+        """
         try:
             pools = [tool.runner for tool in tools if isinstance(tool.runner, WorkerPool)]
             await asyncio.gather(*(pool.start() for pool in pools))
-            for tool in tools:
-                self.registry.check_replaceable(tool.spec.name)
         except BaseException:
-            await asyncio.gather(*(tool.runner.close() for tool in tools), return_exceptions=True)
+            await _closed(tools)
             raise
+
+    def put_in(self, *tools: Tool, owner: str = EVERYONE) -> None:
+        """Put all of *tools* in one step in the place of the owner's of their names.
+
+        Raises:
+            ToolNameTaken: A tenant has a tool of that name, or everyone's tools have a tenant's; none is put.
+        """
+        check = self.registry.check_replaceable if owner == EVERYONE else self.registry.check_free
         for tool in tools:
-            before = self.registry.replace(tool)
+            check(tool.spec.name)
+        for tool in tools:
+            everyone = owner == EVERYONE
+            before = self.registry.replace(tool) if everyone else self.registry.swap(tool, tenant=owner)
             if before is not None:
                 self._retire(before)
 
-    def retire_tool(self, name: str) -> asyncio.Task[None]:
+    def retire_tool(self, name: str, *, owner: str = EVERYONE) -> asyncio.Task[None]:
         """Take a tool out at once; its children end when its last call has, and then the task is done.
 
         Raises:
-            UnknownTool: There is none of that name.
+            UnknownTool: The owner has none of that name.
         """
-        return self._retire(self.registry.remove(name))
+        return self._retire(self.registry.remove(name, owner=owner))
 
     async def remove_tool(self, name: str) -> None:
         """Take a tool out at once; return when its last call has ended, and its children.
@@ -275,6 +297,10 @@ class AgentManager:
         if not task.cancelled() and task.exception() is not None:
             name = registration.tool.spec.name
             _log.error("a replaced tool could not be closed", extra={"tool": name}, exc_info=task.exception())
+
+
+async def _closed(tools: Sequence[Tool]) -> None:
+    await asyncio.gather(*(tool.runner.close() for tool in tools), return_exceptions=True)
 
 
 def _tell(change: Change) -> None:

@@ -165,6 +165,9 @@ class AgentSettings(ServiceSettings):
     """More tools: a JSON list of `module:function` or `name=module:function`."""
     tools_dir: Path | None = None
     """Folder of Python files whose `@tool` functions are served; changes count within seconds."""
+    tool_files: bool = False
+    """Whether admins may add tools of their tenant through the service, as Python files: their code runs in
+    child processes of every agent. It needs `records_key`, too."""
     tenant_weights: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Shares of tenants where calls and jobs wait; a JSON object. A tenant that is not named has 1."""
     child_slots: int | None = Field(default=None, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import platform
@@ -32,14 +33,17 @@ from aegis_agent.adapters.remote.peers import Peers
 from aegis_agent.adapters.remote.policy import WorkerPolicy
 from aegis_agent.adapters.remote.servicer import WorkerServicer
 from aegis_agent.adapters.replicas.roster import Roster
-from aegis_agent.adapters.tool_files import ToolFolder
+from aegis_agent.adapters.tool_files.folder import ToolFolder
+from aegis_agent.adapters.tool_files.host import FileHost
+from aegis_agent.adapters.tool_files.records import StoredToolFiles
 from aegis_agent.domain.artifacts import ArtifactPolicy
 from aegis_agent.domain.models import Models
 from aegis_agent.domain.replicas import Alone, Replicas
+from aegis_agent.domain.tool_files import ToolFiles
 from aegis_agent.manager import AgentManager
 from aegis_agent.settings import AgentSettings
 from aegis_agent.tools.builtin import BUILTIN
-from aegis_common.background import Every
+from aegis_common.background import Every, ended
 from aegis_common.errors import AegisError, ConfigurationError
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.signing import TrustedKeys
@@ -136,10 +140,35 @@ def publisher_keys(settings: AgentSettings) -> StoredPublisherKeys:
     Raises:
         ConfigurationError: A file holds no Ed25519 key.
     """
-    seal = None
-    if settings.records_key is not None:
-        seal = RecordSeal.load(settings.records_key, earlier=settings.records_trusted_keys)
-    return StoredPublisherKeys(model_objects(settings), seal)
+    return StoredPublisherKeys(model_objects(settings), _seal(settings))
+
+
+def _seal(settings: AgentSettings) -> RecordSeal | None:
+    if settings.records_key is None:
+        return None
+    return RecordSeal.load(settings.records_key, earlier=settings.records_trusted_keys)
+
+
+@asynccontextmanager
+async def running_tool_files(
+    manager: AgentManager, settings: AgentSettings, replicas: Replicas
+) -> AsyncIterator[ToolFiles]:
+    """The tools that are added through the service, which follow the store while the block runs.
+
+    Raises:
+        ConfigurationError: A file holds no Ed25519 key.
+    """
+    seal = _seal(settings) if settings.tool_files else None
+    records = StoredToolFiles(model_objects(settings), seal) if seal is not None else None
+    async with FileHost(manager, children_only=True) as host:
+        files = ToolFiles(records, host, report=replicas.report)
+        replicas.listen(files.look_soon)
+        await files.look()
+        following = asyncio.create_task(files.keep_in_step(), name="tool files")
+        try:
+            yield files
+        finally:
+            await ended(following)
 
 
 def model_objects(settings: AgentSettings) -> ObjectStore:

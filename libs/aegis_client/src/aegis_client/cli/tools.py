@@ -1,4 +1,4 @@
-"""`aegis tools`: list, describe, run, export, scaffold."""
+"""`aegis tools`: list, describe, run, export, scaffold, add, files, remove."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis_client.cli import tool_files
 from aegis_client.cli.arguments import (
     ArgumentOption,
     FileOption,
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from aegis_client.parts import Part
     from aegis_client.tools import Tool, ToolResult
 
-app = typer.Typer(help="List, describe and run tools.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, describe, run and add tools.", no_args_is_help=True, rich_markup_mode=None)
 app.command("scaffold")(scaffold)
+app.command("add")(tool_files.add)
+app.command("files")(tool_files.files)
+app.command("remove")(tool_files.remove)
 
 
 class ExportFormat(Enum):

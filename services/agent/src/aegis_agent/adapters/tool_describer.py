@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from types import ModuleType
@@ -29,13 +30,25 @@ class DescribedFile:
     """
 
     def __init__(self, module: str, name: str) -> None:
-        self.about = [_described(function) for function in marked(importlib.import_module(module))]
+        self.about = [_described(function) for function in marked(_imported(module, name))]
         if not self.about:
             raise InvalidTool(f"{name} has no function that is marked with @tool", file=name)
 
     def __call__(self, *_: Any) -> None:
         """A description takes no calls."""
         raise InvalidTool("this process only describes tools")
+
+
+def _imported(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever the file raises
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename.endswith(f"{module}.py")]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{name}, line {line}" if line else name
+        what = error.msg if isinstance(error, SyntaxError) else error
+        raise InvalidTool(f"{where}: {type(error).__name__}: {what}", file=name) from error
 
 
 def marked(module: ModuleType) -> Iterator[Callable[..., Any]]:

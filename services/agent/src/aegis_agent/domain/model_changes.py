@@ -9,7 +9,6 @@ from aegis_agent.domain.model import PRODUCTION, ModelLibrary, ModelVersion, ali
 from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.model_loading import ModelLoading
 from aegis_agent.domain.model_tools import ModelTools, runner_of
-from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.replicas import Changed
 from aegis_agent.domain.version_errors import ModelVersionInUse
 
@@ -22,7 +21,6 @@ class ModelChanges:
 
     Args:
         library: Where they are written down.
-        registry: Tells which names are taken.
         known: Versions that this replica knows.
         tools: What runs them in this replica.
         loading: A model that was unloaded answers again when its alias moves.
@@ -31,13 +29,11 @@ class ModelChanges:
     def __init__(
         self,
         library: ModelLibrary,
-        registry: Registry,
         known: KnownVersions,
         tools: ModelTools,
         loading: ModelLoading,
     ) -> None:
         self._library = library
-        self._registry = registry
         self._known = known
         self._tools = tools
         self._loading = loading
@@ -53,7 +49,7 @@ class ModelChanges:
             AegisError: `MODEL_VERSION_NOT_IN_STORE`, `MODEL_VERSION_DELETED`, `MODEL_SIGNATURE_INVALID`,
                 `MODEL_DIGEST_MISMATCH` or `ALIAS_CONFLICT`, as the library says.
         """
-        self._registry.check_free(name)
+        self._tools.check_free(name, tenant=tenant)
         async with self._tools.lock(tenant, name):
             found = await self._library.version(tenant, name, version)
             if version not in await self._library.published(tenant, name):
@@ -92,7 +88,7 @@ class ModelChanges:
             ModelNotLoadable: The file is no model that can be served; nothing is left of it.
             AegisError: What *content* says, or `ALIAS_CONFLICT`.
         """
-        self._registry.check_free(name)
+        self._tools.check_free(name, tenant=tenant)
         claimed = await self._library.claim(tenant, name, version, envelope)
         async with self._tools.lock(tenant, name):
             if version in await self._library.published(tenant, name):

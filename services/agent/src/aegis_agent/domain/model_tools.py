@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Coroutine
 from typing import Any, cast
 
+from aegis_agent.domain.errors import ToolNameTaken
 from aegis_agent.domain.inference import ModelRunner
 from aegis_agent.domain.known_versions import KnownVersions
 from aegis_agent.domain.model import Model, ModelLibrary, ModelLoader, ModelVersion
@@ -55,6 +56,17 @@ class ModelTools:
         """Return what answers under the model's name, or None."""
         found = self._registry.owned(name, owner=tenant)
         return found if found is not None and found.tool.model_version else None
+
+    def check_free(self, name: str, *, tenant: str) -> None:
+        """Check that a model may have a name.
+
+        Raises:
+            ToolNameTaken: A tool that is no model has it.
+        """
+        self._registry.check_free(name)
+        found = self._registry.owned(name, owner=tenant)
+        if found is not None and not found.tool.model_version:
+            raise ToolNameTaken(f"{name!r} is a tool that is no model; choose another name", tool=name)
 
     def served(self, tenant: str, name: str) -> str:
         """Return the id of the version that answers, or an empty text."""
@@ -129,9 +141,14 @@ class ModelTools:
         )
 
     def serve(self, tool: Tool, tenant: str) -> None:
-        """Let *tool* answer under the model's name, in one step; what did before ends when its calls have."""
+        """Let *tool* answer under the model's name, in one step; what did before ends when its calls have.
+
+        Raises:
+            ToolNameTaken: A tool that is no model has the name.
+        """
         if self.served(tenant, tool.spec.name) == tool.model_version:
             return
+        self.check_free(tool.spec.name, tenant=tenant)
         self.let_in(tool.spec.name, tenant=tenant, allowed=True)
         runner_of(tool).serving = True
         self._retire(self._registry.swap(tool, tenant=tenant))

@@ -55,7 +55,7 @@ class Models:
         self._known = KnownVersions()
         self._tools = ModelTools(library, loader, registry, self._known)
         self.loading: Final = ModelLoading(library, self._known, self._tools)
-        self.changes: Final = ModelChanges(library, registry, self._known, self._tools, self.loading)
+        self.changes: Final = ModelChanges(library, self._known, self._tools, self.loading)
         self.moves: Final = AliasMoves(library, self._known, self._tools, self.loading)
         self.checks: Final = ModelChecks(library, loader, self._known)
         self._sync_every_s = sync_every.total_seconds()

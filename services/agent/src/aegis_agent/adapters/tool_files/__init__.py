@@ -1,0 +1,1 @@
+"""Tools from Python files: those of a folder, and those that are put through the service."""
