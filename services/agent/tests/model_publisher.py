@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from aegis_agent.domain.result import Result
 from aegis_common.pki import new_ed25519
 from aegis_common.publisher_proof import proof_text
 from aegis_common.signing import Signer, TrustedKeys
+from aegis_common.store.manifest import Manifest, seal
 from aegis_common.store.models import ModelStore
 from aegis_common.store.objects import ObjectStore
 from aegis_common.store.sealed import RecordSeal
@@ -92,6 +94,24 @@ async def enroll(
     return await publishers.enroll(
         owner, public, key_id=signer.key_id, proof=proof, description=f"of {owner.subject}"
     )
+
+
+def signed(
+    signer: Signer, data: bytes, *, version: str = "v1", model: str = "colours", **changes: Any
+) -> bytes:
+    """Return the envelope of a manifest of *data* for the tenant `default`."""
+    fields: dict[str, Any] = {
+        "tenant": "default",
+        "model": model,
+        "version": version,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size_bytes": len(data),
+        "format": "onnx",
+        "created_at": datetime(2026, 11, 25, tzinfo=UTC),
+        "provenance": PROVENANCE,
+        "signer_key_id": signer.key_id,
+    }
+    return seal(Manifest(**(fields | changes)), signer)
 
 
 def raw(signer: Signer) -> bytes:

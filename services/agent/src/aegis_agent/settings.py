@@ -98,6 +98,9 @@ class AgentSettings(ServiceSettings):
     list."""
     max_model_bytes: int = Field(default=256 << 20, ge=1)
     """Largest model file that is served."""
+    model_quota_bytes: int = Field(default=50 << 30, ge=1)
+    """Most bytes of one tenant's model files together; what would go beyond cannot be imported. Imports at
+    the same moment may go beyond it together."""
     model_memory_bytes: int = Field(default=2 << 30, ge=1 << 20)
     """Most bytes that all models hold in memory; beyond it the least recently used ones go, and come back
     when they are called."""

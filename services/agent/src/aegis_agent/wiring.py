@@ -187,6 +187,7 @@ def model_library(settings: AgentSettings, keys: StoredPublisherKeys) -> StoredM
         TrustedKeys.load(*settings.model_trusted_keys),
         keys=keys,
         max_model_bytes=settings.max_model_bytes,
+        quota_bytes=settings.model_quota_bytes,
     )
 
 

@@ -289,9 +289,9 @@ def manifest_key(tenant: str, model: str, version: str) -> str:
     return model_key(tenant, model, "versions", f"{version}.json")
 
 
-def blob_key(tenant: str, sha256: str) -> str:
-    """Return the key of the bytes of that digest, which all versions of a tenant that have them share."""
-    return object_key(tenant, "blobs", "sha256", sha256)
+def blob_key(tenant: str, *sha256: str) -> str:
+    """Return the key of the bytes of that digest, which a tenant's versions share; without one, of all."""
+    return object_key(tenant, "blobs", "sha256", *sha256)
 
 
 def _blob_key(manifest: Manifest) -> str:

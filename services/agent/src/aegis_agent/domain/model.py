@@ -160,6 +160,7 @@ class ModelLibrary(Protocol):
         Raises:
             InvalidModelManifest: It is broken, or for something else.
             ModelTooLarge: It describes a file that is too large.
+            ModelQuotaExceeded: The tenant has no room for the file.
             ModelSignatureInvalid: No active publisher key of the tenant has signed it.
             PublisherKeysDisabled: There are no publisher keys.
             ModelVersionExists: The version is there, and is another one.

@@ -29,6 +29,7 @@ EVERYTHING: Final = "everything"
 """Topic of what goes wrong with a model as a whole."""
 
 _AT_ONCE: Final = 4
+_LOOKS_AT_ONCE: Final = 16
 _Name = tuple[str, str]
 """Tenant and model."""
 Report = Callable[[Mapping[str, str]], Awaitable[None]]
@@ -111,6 +112,7 @@ class ModelSync:
         self._seen: frozenset[str] = frozenset()
         self._due: defaultdict[_Name, list[ModelChange]] = defaultdict(list)
         self._unseen: set[_Name] = set()
+        self._compromised: dict[str, frozenset[str]] = {}
         self._faults: dict[_Name, _Faults] = {}
         self._told: dict[str, str] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -128,9 +130,15 @@ class ModelSync:
             self._tell("the model store", error)
             return
         self._told.pop("the model store", None)
-        for name in sorted(self._unseen):
-            self._faults[name] = await self._take_over(*name)
-            self._unseen.discard(name)
+        self._compromised.clear()
+        slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+        async def take_over(name: _Name) -> None:
+            async with slots:
+                self._faults[name] = await self._take_over(*name)
+                self._unseen.discard(name)
+
+        await asyncio.gather(*(take_over(name) for name in sorted(self._unseen)))
 
     async def serve(self) -> None:
         """Let the versions answer that aliases name now; a load that takes long holds up no other model."""
@@ -179,7 +187,7 @@ class ModelSync:
             published = await self._library.published(tenant, model)
             # Known before the list was made, and not in it: what is published meanwhile is not meant.
             self._follower.forget(tenant, model, set(before).difference(published))
-            self._follower.distrust(tenant, model, await self._library.compromised(tenant))
+            self._follower.distrust(tenant, model, await self._keys(tenant))
             known = self._follower.ids(tenant, model)
             for version in published:
                 if version not in known:
@@ -187,6 +195,12 @@ class ModelSync:
         except AegisError as error:
             faults[EVERYTHING] = error
         return faults
+
+    async def _keys(self, tenant: str) -> frozenset[str]:
+        """Return the tenant's compromised keys, as they were at some time during this look."""
+        if tenant not in self._compromised:
+            self._compromised[tenant] = await self._library.compromised(tenant)
+        return self._compromised[tenant]
 
     async def _take_in(self, tenant: str, model: str, version: str, faults: _Faults) -> None:
         try:

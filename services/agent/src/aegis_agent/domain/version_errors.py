@@ -33,6 +33,23 @@ class ModelTooLarge(AegisError):
         )
 
 
+class ModelQuotaExceeded(AegisError):
+    """The tenant has no room for another model file."""
+
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "MODEL_QUOTA_EXCEEDED"
+
+    @classmethod
+    def of(cls, *, used: int, size: int, quota: int) -> ModelQuotaExceeded:
+        return cls(
+            f"the tenant's models have {used} bytes; {size} more are over the quota of {quota}. "
+            "Delete versions that are not needed any longer",
+            used_bytes=str(used),
+            size_bytes=str(size),
+            quota_bytes=str(quota),
+        )
+
+
 class ModelVersionDeleted(AegisError):
     """The id of a deleted version is never used again."""
 

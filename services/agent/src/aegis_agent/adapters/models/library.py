@@ -14,7 +14,7 @@ from aegis_agent.adapters.models.publisher_keys import StoredPublisherKeys, publ
 from aegis_agent.domain.model import AliasMove, Loading, ModelChange, ModelVersion
 from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.publishers import KeyState, PublisherKey
-from aegis_agent.domain.version_errors import ModelVersionDeleted
+from aegis_agent.domain.version_errors import ModelQuotaExceeded, ModelVersionDeleted
 from aegis_common.canonical import canonical_json
 from aegis_common.clock import Clock, utc_now
 from aegis_common.signing import TrustedKeys
@@ -26,7 +26,7 @@ from aegis_common.store.errors import (
     StoreUnavailable,
 )
 from aegis_common.store.manifest import Manifest
-from aegis_common.store.models import ModelStore
+from aegis_common.store.models import ModelStore, blob_key
 from aegis_common.store.objects import ObjectStore, object_key
 from aegis_common.store.records import read_record
 from aegis_common.store.removal import remove_version
@@ -50,6 +50,7 @@ class StoredModels:
         trusted: Keys whose manifests are believed, whosesoever model it is.
         keys: Keys that tenants have enrolled for their own models.
         max_model_bytes: Largest model file that is fetched.
+        quota_bytes: Most bytes of the files of one tenant that are brought; None for no bound.
         clock: Present time, for records.
     """
 
@@ -60,12 +61,14 @@ class StoredModels:
         *,
         keys: StoredPublisherKeys | None = None,
         max_model_bytes: int,
+        quota_bytes: int | None = None,
         clock: Clock = utc_now,
     ) -> None:
         self._objects = objects
         self._trusted = trusted
         self._keys = keys or StoredPublisherKeys(objects, None)
         self._max_model_bytes = max_model_bytes
+        self._quota_bytes = quota_bytes
         self._aliases = Aliases(objects, clock=clock)
         self._loading = LoadRecords(objects, clock=clock)
         self._marks = ModelMarks(objects, self._models, clock=clock)
@@ -133,6 +136,7 @@ class StoredModels:
         )
         if version in await self._ids(tenant, _DELETED, model):
             raise ModelVersionDeleted.of(model, version)
+        await self._check_room(manifest)
         with contextlib.suppress(ModelVersionNotInStore):
             manifest = await self._store(keys).check_same(manifest)
         return _version(manifest, keys)
@@ -204,6 +208,15 @@ class StoredModels:
         return ModelStore(
             self._objects, None, trusted, clock=self._clock, max_model_bytes=self._max_model_bytes
         )
+
+    async def _check_room(self, manifest: Manifest) -> None:
+        if self._quota_bytes is None:
+            return
+        stored = await self._objects.entries(blob_key(manifest.tenant))
+        used = sum(item.size_bytes for item in stored)
+        new = all(item.key.rpartition("/")[2] != manifest.sha256 for item in stored)
+        if new and used + manifest.size_bytes > self._quota_bytes:
+            raise ModelQuotaExceeded.of(used=used, size=manifest.size_bytes, quota=self._quota_bytes)
 
     async def _record(self, folder: str, version: ModelVersion, fields: Mapping[str, str]) -> None:
         record = {
