@@ -20,6 +20,7 @@ from aegis_agent.domain.rooms import Rooms
 
 LEASE = timedelta(seconds=1)
 KEEP = timedelta(days=7)
+BOUNDS = Bounds(unfinished=100, ended=500, bytes=1 << 20)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -38,7 +39,7 @@ class Clock:
 
 @asynccontextmanager
 async def store_on(
-    url: str, *, max_unfinished: int = 5, max_ended: int = 500, max_bytes: int = 1 << 20
+    url: str, *, max_unfinished: int = 5, max_ended: int = BOUNDS.ended, max_bytes: int = BOUNDS.bytes
 ) -> AsyncIterator[RedisJobStore]:
     async with connect(url) as client:
         connection = Connection(client, slow_s=LEASE.total_seconds() / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 import redis.asyncio
 from services.agent.tests.job_fleet import starts
 from services.agent.tests.job_stores import (
+    BOUNDS,
     KEEP,
     LEASE,
     Clock,
@@ -32,7 +34,8 @@ from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.adapters.jobs.work import Bench, Stop, encode
 from aegis_agent.domain.jobs import machine
-from aegis_agent.domain.jobs.job import Job, Phase, State
+from aegis_agent.domain.jobs.job import Job, JobRef, Phase, State
+from aegis_agent.domain.jobs.ports import Change
 from aegis_agent.testing import job_tools
 from aegis_common.auth.principal import Principal
 from aegis_common.clock import utc_now
@@ -184,6 +187,41 @@ async def test_a_cancelled_job_is_stopped_long_before_its_lease_is_renewed(store
         done = await until(store, job, None)
 
     assert done.state is State.CANCELLED
+
+
+class SlowAnswers(RedisJobStore):
+    """A store whose answer to a start is late; the first cancellation of the wait is lost, if wanted."""
+
+    def __init__(self, store: RedisJobStore, *, swallow: bool) -> None:
+        super().__init__(store.connection, bounds=BOUNDS)
+        self.started = asyncio.Event()
+        self.swallow = swallow
+
+    async def update(self, ref: JobRef, change: Change, **about: Any) -> Job | None:
+        made = await super().update(ref, change, **about)
+        if made is not None and made.phase is Phase.RUNNING and not self.started.is_set():
+            self.started.set()
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                if not self.swallow:
+                    raise
+        return made
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+async def test_a_job_cancelled_while_its_start_is_written_is_not_started(
+    store: RedisJobStore, tmp_path: Path, *, swallow: bool
+) -> None:
+    file = tmp_path / "notes"
+    job = await wanted(store, "note_once", file=str(file), key="k")
+    slow = SlowAnswers(store, swallow=swallow)
+    async with running(slow, lease=timedelta(hours=1)):
+        await slow.started.wait()
+        await cancel(store, job)
+        done = await until(store, job, None)
+
+    assert (done.state, starts(file)) == (State.CANCELLED, [])
 
 
 async def test_a_principal_that_cannot_be_read_fails_the_job_once(store: RedisJobStore) -> None:

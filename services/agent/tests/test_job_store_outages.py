@@ -335,6 +335,27 @@ async def test_an_outage_in_the_middle_loses_no_line(own_store: RedisJobStore, s
     assert await lines() == [b'["INFO", "while away"]', b'["INFO", "back"]']
 
 
+async def test_a_tool_with_much_to_say_goes_on_while_the_store_is_away(
+    own_store: RedisJobStore, server: RedisServer
+) -> None:
+    job = await kept(own_store, Clock())
+    (entry,) = await taken(own_store, "a", 1)
+    await begin(own_store, job, entry, "a")
+    teller = Teller(own_store, job.ref, attempt=1, runner="a")
+    writing = asyncio.create_task(teller.write())
+    server.kill()
+    for number in range(400):
+        await asyncio.wait_for(teller.take(LogLine(level="INFO", message=f"{number}")), 60)
+    await asyncio.to_thread(server.start)
+
+    async def last_told() -> bool:
+        told = await read(own_store, job.ref, after="0-0", count=999)
+        return told[-1].data == b'["INFO", "399"]'
+
+    await eventually(last_told)
+    await ended(writing)
+
+
 def test_errors_keep_what_they_say() -> None:
     error = JobStoreUnavailable.because("it is away")
     failure = Failure.of(error)

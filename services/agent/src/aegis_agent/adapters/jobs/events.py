@@ -31,6 +31,8 @@ _MAX_CHUNK_BYTES: Final = 32 << 10
 _MAX_LINE: Final = 2_000
 _WAITING: Final = 64
 _PAUSE_S: Final = 0.1
+_PATIENCE_S: Final = 2.0
+"""Longest wait of a tool for a place in the line."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -57,7 +59,8 @@ class Teller:
     """The sink of one attempt: takes what the tool tells, and writes it while the tool goes on.
 
     The newest progress replaces one that is not written yet. Log lines and chunks wait in line; while that is
-    full, the tool waits. A checkpoint is on disk when the tool goes on.
+    full, the tool waits, but not for a store that is away: the oldest are dropped then. A checkpoint is on
+    disk when the tool goes on.
 
     Attributes:
         chunks: All items of a streaming tool, which make up its result.
@@ -70,6 +73,7 @@ class Teller:
         self._runner = runner
         self._progress: Progress | None = None
         self._size = 0
+        self._away = False
         self.chunks: list[Any] = []
         self._writing = asyncio.Lock()
         self._latest = ""
@@ -83,13 +87,23 @@ class Teller:
             self._progress = replace(event, message=plain_text(event.message, _MAX_LINE))
         elif isinstance(event, LogLine):
             line = json.dumps([event.level, plain_text(event.message, _MAX_LINE)])
-            await self._lines.put((LOG, line.encode()))
+            await self._queue((LOG, line.encode()))
         elif isinstance(event, Chunk):
             self._collect(event.value)
-            await self._lines.put((CHUNK, await offloaded(_chunk, event.value)))
+            await self._queue((CHUNK, await offloaded(_chunk, event.value)))
         elif isinstance(event, Checkpoint):
             await self._save(event.data)
         self._news.set()
+
+    async def _queue(self, line: tuple[str, bytes]) -> None:
+        if self._away and self._lines.full():
+            self._lines.get_nowait()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._lines.put(line)
+        except TimeoutError:
+            self._away = True
+            await self._queue(line)
 
     def _collect(self, value: Any) -> None:
         self._size += size_of(value)
@@ -111,7 +125,11 @@ class Teller:
         while True:
             await self._news.wait()
             self._news.clear()
-            await insist(self._flush)
+            try:
+                await insist(self._flush)
+            except Exception:  # the tool must not wait for a line that nobody can write
+                _log.exception("events of a job are not told", extra={"job": self._ref.job_id})
+                self._batch.clear()
             await asyncio.sleep(_PAUSE_S)
 
     async def finish(self) -> None:
@@ -136,6 +154,7 @@ class Teller:
                 *(scripts.TELL, names, self._attempt, self._runner),
                 *(self._latest, MAX_EVENTS, channel, *words),
             )
+            self._away = False
             self._batch.clear()  # kept until now: an outage of the store loses none
 
 

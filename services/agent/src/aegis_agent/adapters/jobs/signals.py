@@ -105,6 +105,8 @@ class Signals:
                 else:
                     await pubsub.ping()
                 asked = message is None
+                if subscribing.done():
+                    subscribing.result()
         finally:
             await ended(subscribing)
 

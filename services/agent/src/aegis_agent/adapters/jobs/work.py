@@ -113,23 +113,24 @@ class Work:
             await self._drop_stale()
             return
         try:
+            await self._run(job, stored.payload)
+        except Fenced:
+            _log.info("the job went on without this runner", extra={"job": job.ref.member})
+            await self._drop_stale()
+
+    async def _run(self, job: Job, payload: bytes) -> None:
+        try:
             principal = Principal.from_record(job.principal)
         except AegisError as error:
             await self._refuse(job, Failure.of(error))
             return
-        with acting_for(principal, traceparent=job.traceparent):
-            await self._run(job, stored.payload)
-
-    async def _run(self, job: Job, payload: bytes) -> None:
         teller = Teller(self._bench.store, job.ref, attempt=job.attempt + 1, runner=self._bench.runner)
-        telling = asyncio.create_task(teller.write(), name=f"events of job {job.job_id}")
-        try:
-            await self._decided(job, payload, teller)
-        except Fenced:
-            _log.info("the job went on without this runner", extra={"job": job.ref.member})
-            await self._drop_stale()
-        finally:
-            await ended(telling)
+        with acting_for(principal, traceparent=job.traceparent):
+            telling = asyncio.create_task(teller.write(), name=f"events of job {job.job_id}")
+            try:
+                await self._decided(job, payload, teller)
+            finally:
+                await ended(telling)
 
     async def _drop_stale(self) -> None:
         """Remove the entry if no job depends on it; one whose runner is about to be declared lost does."""
@@ -198,6 +199,8 @@ class Work:
             )
 
         started = await insist(lambda: self._bench.store.update(job.ref, change, known=job))
+        if self._stop is not None:  # the client of the store may have swallowed the cancellation
+            raise asyncio.CancelledError
         self._begun = started or await insist(lambda: self._bench.store.load(job.ref))
 
     def _is_ours(self, job: Job) -> bool:
@@ -298,7 +301,9 @@ class Work:
         clock, keep, begun = self._bench.clock, self._bench.keep, self._begun
         if why is Stop.CANCELLED:
             if begun is None:
-                raise Fenced  # the job has ended already
+                fresh = await insist(lambda: self._bench.store.load(job.ref))
+                await self._write_unbegun(fresh, _fenced)  # unless its start is on disk, it has ended already
+                return
             await self._write(job, lambda now: machine.cancelled(now, begun.attempt, keep=keep, now=clock()))
         elif begun is None:
             await self._postpone(job, timedelta(0))
@@ -357,6 +362,10 @@ async def _patiently(work: Callable[[], Awaitable[bytes]]) -> bytes:
                 raise
             await asyncio.sleep(pause_s)
     return await work()
+
+
+def _fenced(_: Job) -> Job:
+    raise Fenced
 
 
 def _unforeseen(job: Job, error: BaseException) -> AegisError:
