@@ -12,6 +12,8 @@ import grpc
 import grpc.aio
 import httpx
 import pytest
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -25,6 +27,7 @@ from aegis_common.rpc.server import Running
 from aegis_common.testing.pki import Mesh
 
 START = datetime(2026, 3, 4, 10, tzinfo=UTC)
+TOO_MUCH = pb.ForecastRule(duration=Duration(seconds=9), min_saving=2)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +195,95 @@ async def test_a_call_may_bring_its_own_threshold(
         response = await carbon.CheckSchedule(request)
 
         assert (decision, limit) == (response.decision, response.threshold_g_per_kwh)
+
+
+async def test_a_percentile_of_the_last_week_decides(
+    carbon: pb_grpc.CarbonServiceAsyncStub, clock: ManualClock
+) -> None:
+    seen = []
+    for hour in range(24):
+        clock.now = START + timedelta(hours=hour)
+        request = pb.CheckScheduleRequest(zone="zones/demo-day", percentile=30)
+        seen.append(await carbon.CheckSchedule(request))
+
+    ran = [answer for answer in seen if answer.decision == pb.DECISION_RUN_NOW]
+    waited = [answer for answer in seen if answer.decision == pb.DECISION_WAIT]
+    assert 3 <= len(ran) <= 12
+    assert {pb.REASON_BELOW_PERCENTILE} == {answer.reason for answer in ran}
+    assert {pb.REASON_ABOVE_PERCENTILE} == {answer.reason for answer in waited}
+    assert all(answer.intensity.g_per_kwh <= answer.threshold_g_per_kwh for answer in ran)
+    for answer in waited:
+        assert answer.next_window.start_time.ToDatetime() >= answer.intensity.end_time.ToDatetime()
+        assert answer.next_window.g_per_kwh <= answer.threshold_g_per_kwh
+
+
+async def test_a_forecast_says_whether_waiting_is_worth_it(
+    carbon: pb_grpc.CarbonServiceAsyncStub, clock: ManualClock
+) -> None:
+    clock.now = START.replace(hour=18)  # the evening peak; it is cleaner at night
+
+    def asked(hours: float, min_saving: float | None = None) -> pb.CheckScheduleRequest:
+        rule = pb.ForecastRule(duration=Duration(seconds=7200), min_saving=min_saving)
+        rule.deadline.FromDatetime(clock.now + timedelta(hours=hours))
+        return pb.CheckScheduleRequest(zone="zones/demo-day", forecast=rule)
+
+    worth, not_worth, late = [
+        await carbon.CheckSchedule(request) for request in (asked(14), asked(14, 0.95), asked(1))
+    ]
+
+    assert (pb.DECISION_WAIT, pb.REASON_BETTER_WINDOW) == (worth.decision, worth.reason)
+    assert worth.next_window.end_time.ToDatetime() <= (clock.now + timedelta(hours=14)).replace(tzinfo=None)
+    assert worth.next_window.g_per_kwh < 0.95 * worth.intensity.g_per_kwh
+    assert timedelta(0) < worth.retry_after.ToTimedelta() <= timedelta(hours=1)
+    assert (pb.DECISION_RUN_NOW, pb.REASON_NO_BETTER_WINDOW) == (not_worth.decision, not_worth.reason)
+    assert (pb.DECISION_RUN_NOW, pb.REASON_LATEST_START) == (late.decision, late.reason)
+
+
+async def test_whoever_follows_the_forecast_rule_is_never_late(
+    carbon: pb_grpc.CarbonServiceAsyncStub, clock: ManualClock
+) -> None:
+    clock.now = START.replace(hour=17, minute=7)
+    deadline = clock.now + timedelta(hours=9)
+    rule = pb.ForecastRule(duration=Duration(seconds=5400))
+    rule.deadline.FromDatetime(deadline)
+    while True:
+        answer = await carbon.CheckSchedule(pb.CheckScheduleRequest(zone="zones/demo-day", forecast=rule))
+        if answer.decision == pb.DECISION_RUN_NOW:
+            break
+        clock.now += answer.retry_after.ToTimedelta()
+
+    assert clock.now + timedelta(minutes=90) <= deadline
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (pb.CheckScheduleRequest(percentile=20, max_intensity_g_per_kwh=9), "different rules; give one"),
+        (pb.CheckScheduleRequest(percentile=0), "percentile"),
+        (pb.CheckScheduleRequest(forecast=pb.ForecastRule()), "duration"),
+        (pb.CheckScheduleRequest(forecast=TOO_MUCH), "min_saving"),
+    ],
+)
+async def test_a_rule_that_contradicts_itself_is_refused(
+    carbon: pb_grpc.CarbonServiceAsyncStub, request_: pb.CheckScheduleRequest, told: str
+) -> None:
+    error = await failure(carbon.CheckSchedule(request_))
+
+    assert grpc.StatusCode.INVALID_ARGUMENT == error.code()
+    assert told in str(error.details())
+
+
+@pytest.mark.parametrize("rule", [{"percentile": 20}, {"forecast": {"duration": "60s"}}])
+async def test_without_history_on_missing_decides(
+    carbon: pb_grpc.CarbonServiceAsyncStub, uk_api: UkApi, rule: dict[str, Any]
+) -> None:
+    uk_api.default = Answer(None, 400)
+    request = json_format.ParseDict(
+        {"zone": "zones/GB", "onMissing": "ON_MISSING_WAIT", **rule}, pb.CheckScheduleRequest()
+    )
+    answer = await carbon.CheckSchedule(request)
+
+    assert (pb.DECISION_WAIT, pb.REASON_NO_DATA) == (answer.decision, answer.reason)
 
 
 async def test_a_call_without_a_zone_gets_the_default_zone(

@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from pydantic import ValidationError
 
+from aegis_carbon.domain.rules import ThresholdRule
 from aegis_carbon.domain.schedule import MAX_THRESHOLD, Decision, OnMissing
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.wiring import Carbon, carbon
@@ -121,7 +122,9 @@ class _Worker:
                 )
                 self._thread.start()
         loop, _, built = self._ready.result()
-        question = built.advisor.check(zone, within=within, max_g_per_kwh=limit, on_missing=on_missing)
+        question = built.advisor.check(
+            zone, within=within, rule=ThresholdRule(limit), on_missing=on_missing, look_ahead=False
+        )
         return asyncio.run_coroutine_threadsafe(question, loop).result()
 
     def stop(self) -> None:

@@ -76,7 +76,7 @@ async def carbon(
         stack.push_async_callback(asking.close)
         lookup = IntensityLookup(providers, asking, policy=policy, clock=clock)
         outlooks = OutlookLookup(providers, asking, policy=policy, clock=clock)
-        advisor = CarbonAdvisor(catalog, lookup, clock=clock, observer=counters)
+        advisor = CarbonAdvisor(catalog, lookup, outlooks, clock=clock, observer=counters)
         yield Carbon(advisor, catalog, lookup, outlooks, clock)
 
 

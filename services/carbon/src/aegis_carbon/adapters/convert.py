@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
 from aegis_carbon.domain.intensity import Quality, Signal
+from aegis_common.errors import InvalidArgument
 from aegis_common.rpc.call import current_call
 
 ZONES: Final = "zones/"
@@ -40,3 +41,17 @@ def duration(span: timedelta) -> Duration:
     result = Duration()
     result.FromTimedelta(span)
     return result
+
+
+def moment(found: Timestamp, field: str) -> datetime:
+    """Return a time in UTC.
+
+    Raises:
+        InvalidArgument: It is none; *field* is named.
+    """
+    try:
+        return found.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(
+            f"{field} is no time between the years 1 and 9999", violations={field: str(error)}
+        ) from error

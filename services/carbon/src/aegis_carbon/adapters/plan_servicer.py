@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.carbon.v1 import plan_service_pb2 as pb
 from aegis.carbon.v1 import plan_service_pb2_grpc as pb_grpc
-from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, time_to_work, timestamp
+from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, moment, time_to_work, timestamp
 from aegis_carbon.domain.job import Interruption, PowerStep
 from aegis_carbon.domain.outlook import Outlook, OutlookPart
 from aegis_carbon.domain.planning import JobRequest, Planned, Planning
-from aegis_common.errors import AegisError, InvalidArgument
+from aegis_common.errors import AegisError
 from aegis_common.rpc.errors import to_status
 
 DEFAULT_ZONE: Final = "-"
@@ -52,10 +50,10 @@ def _job(job: pb.PlannedJob) -> JobRequest:
     return JobRequest(
         zones=tuple(zone.removeprefix(ZONES) for zone in job.zones),
         duration=job.duration.ToTimedelta(),
-        deadline=_moment(job.deadline, "deadline") if job.HasField("deadline") else None,
+        deadline=moment(job.deadline, "deadline") if job.HasField("deadline") else None,
         max_wait=job.max_wait.ToTimedelta() if job.HasField("max_wait") else None,
         earliest=(
-            _moment(job.earliest_start_time, "earliest_start_time")
+            moment(job.earliest_start_time, "earliest_start_time")
             if job.HasField("earliest_start_time")
             else None
         ),
@@ -71,15 +69,6 @@ def _interruption(interruption: pb.Interruption) -> Interruption:
         max_interruptions=interruption.max_interruptions if limited else None,
         resume_overhead=interruption.resume_overhead.ToTimedelta(),
     )
-
-
-def _moment(found: Timestamp, field: str) -> datetime:
-    try:
-        return found.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(
-            f"{field} is no time between the years 1 and 9999", violations={field: str(error)}
-        ) from error
 
 
 def _forecast(outlook: Outlook) -> pb.GetForecastResponse:

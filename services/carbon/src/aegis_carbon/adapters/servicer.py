@@ -9,12 +9,14 @@ import grpc.aio
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
 from aegis.carbon.v1 import carbon_service_pb2_grpc as pb_grpc
-from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, duration, time_to_work, timestamp
+from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, duration, moment, time_to_work, timestamp
 from aegis_carbon.domain.advisor import CarbonAdvisor
 from aegis_carbon.domain.catalog import Zone
 from aegis_carbon.domain.intensity import Intensity
-from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict
+from aegis_carbon.domain.rules import DEFAULT_MIN_SAVING, ForecastRule, PercentileRule, Rule, ThresholdRule
+from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict, Window
 from aegis_common.clock import Clock
+from aegis_common.errors import InvalidArgument
 from aegis_common.paging import page
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["CarbonService"].full_name
@@ -29,6 +31,11 @@ _REASONS: Final = {
     Reason.BELOW_THRESHOLD: pb.REASON_BELOW_THRESHOLD,
     Reason.ABOVE_THRESHOLD: pb.REASON_ABOVE_THRESHOLD,
     Reason.NO_DATA: pb.REASON_NO_DATA,
+    Reason.BELOW_PERCENTILE: pb.REASON_BELOW_PERCENTILE,
+    Reason.ABOVE_PERCENTILE: pb.REASON_ABOVE_PERCENTILE,
+    Reason.NO_BETTER_WINDOW: pb.REASON_NO_BETTER_WINDOW,
+    Reason.BETTER_WINDOW: pb.REASON_BETTER_WINDOW,
+    Reason.LATEST_START: pb.REASON_LATEST_START,
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -63,12 +70,32 @@ class CarbonServicer(pb_grpc.CarbonServiceServicer):
         decision = await self._advisor.check(
             request.zone.removeprefix(ZONES),
             within=time_to_work(),
-            max_g_per_kwh=request.max_intensity_g_per_kwh
-            if request.HasField("max_intensity_g_per_kwh")
-            else None,
+            rule=_rule(request),
             on_missing=_ON_MISSING[request.on_missing],
         )
         return _response(decision)
+
+
+def _rule(request: pb.CheckScheduleRequest) -> Rule:
+    given = [name for name in ("max_intensity_g_per_kwh", "percentile", "forecast") if request.HasField(name)]
+    if len(given) > 1:
+        told = " and ".join(given)
+        raise InvalidArgument(f"{told} are different rules; give one", violations=dict.fromkeys(given, told))
+    if request.HasField("percentile"):
+        return PercentileRule(request.percentile)
+    if request.HasField("forecast"):
+        return _forecast_rule(request.forecast)
+    limited = request.HasField("max_intensity_g_per_kwh")
+    return ThresholdRule(request.max_intensity_g_per_kwh if limited else None)
+
+
+def _forecast_rule(rule: pb.ForecastRule) -> ForecastRule:
+    return ForecastRule(
+        duration=rule.duration.ToTimedelta(),
+        deadline=moment(rule.deadline, "forecast.deadline") if rule.HasField("deadline") else None,
+        max_wait=rule.max_wait.ToTimedelta() if rule.HasField("max_wait") else None,
+        min_saving=rule.min_saving if rule.HasField("min_saving") else DEFAULT_MIN_SAVING,
+    )
 
 
 def _zone(zone: Zone) -> pb.Zone:
@@ -102,4 +129,11 @@ def _response(decision: Decision) -> pb.CheckScheduleResponse:
         intensity=_intensity(decision.intensity, decision.decided_at) if decision.intensity else None,
         threshold_g_per_kwh=decision.threshold_g_per_kwh,
         retry_after=duration(decision.retry_after) if decision.retry_after else None,
+        next_window=_window(decision.window) if decision.window else None,
+    )
+
+
+def _window(window: Window) -> pb.ScheduleWindow:
+    return pb.ScheduleWindow(
+        start_time=timestamp(window.start), end_time=timestamp(window.end), g_per_kwh=window.g_per_kwh
     )

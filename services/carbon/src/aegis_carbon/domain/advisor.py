@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+
 from aegis_carbon.domain.catalog import Zone, ZoneCatalog
-from aegis_carbon.domain.errors import NoIntensityData
+from aegis_carbon.domain.errors import InfeasibleJob, NoIntensityData
 from aegis_carbon.domain.intensity import Intensity
 from aegis_carbon.domain.lookup import IntensityLookup
+from aegis_carbon.domain.outlook import Outlook
+from aegis_carbon.domain.outlooks import OutlookLookup
+from aegis_carbon.domain.planning import JobRequest, Planning
 from aegis_carbon.domain.providers import Observer
-from aegis_carbon.domain.schedule import Decision, OnMissing, decide
+from aegis_carbon.domain.rules import BY_ZONE, ForecastRule, PercentileRule, Rule, ThresholdRule
+from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict, Window, decide, until
 from aegis_common.clock import Clock
+
+_WEEK_DAYS: Final = 7
+_AHEAD_DAYS: Final = 2
+_OF_A_PERCENTILE: Final = {
+    Reason.BELOW_THRESHOLD: Reason.BELOW_PERCENTILE,
+    Reason.ABOVE_THRESHOLD: Reason.ABOVE_PERCENTILE,
+}
 
 
 class CarbonAdvisor:
     """Answers for one set of zones."""
 
     def __init__(
-        self, catalog: ZoneCatalog, lookup: IntensityLookup, *, clock: Clock, observer: Observer
+        self,
+        catalog: ZoneCatalog,
+        lookup: IntensityLookup,
+        outlooks: OutlookLookup,
+        *,
+        clock: Clock,
+        observer: Observer,
     ) -> None:
         self._catalog = catalog
         self._lookup = lookup
+        self._outlooks = outlooks
+        self._planning = Planning(catalog, outlooks, clock=clock)
         self._clock = clock
         self._observer = observer
 
@@ -36,28 +63,126 @@ class CarbonAdvisor:
         return await self._lookup.current(self._catalog.get(zone), within=within)
 
     async def check(
-        self, zone: str, *, within: float, max_g_per_kwh: float | None = None, on_missing: OnMissing
+        self,
+        zone: str,
+        *,
+        within: float,
+        rule: Rule = BY_ZONE,
+        on_missing: OnMissing,
+        look_ahead: bool = True,
     ) -> Decision:
         """Decide whether work in *zone* (id, or empty for the default) should start now.
 
         Args:
             zone: Zone id, or empty for the default one.
             within: Seconds that the caller can wait.
-            max_g_per_kwh: Highest intensity at which to start; the zone's own threshold if None.
+            rule: By what to decide.
             on_missing: What to decide without data.
+            look_ahead: Whether an answer to wait names the next good window; it may need more questions.
 
         Raises:
             UnknownZone: No provider covers the zone.
+            InvalidArgument: The deadline of a forecast rule is further ahead than an outlook reaches.
         """
         found = self._catalog.get(zone)
-        threshold = found.threshold_g_per_kwh if max_g_per_kwh is None else max_g_per_kwh
-        intensity: Intensity | None
-        try:
-            intensity = await self._lookup.current(found, within=within)
-        except NoIntensityData:
-            intensity = None
-        decision = decide(
-            found.id, intensity, threshold_g_per_kwh=threshold, on_missing=on_missing, now=self._clock()
+        current, aside = await asyncio.gather(
+            self._current(found, within), self._aside(found, rule, within, look_ahead=look_ahead)
         )
+        if isinstance(rule, ThresholdRule):
+            limit = found.threshold_g_per_kwh if rule.max_g_per_kwh is None else rule.max_g_per_kwh
+            decision = self._by_threshold(found, current, limit, on_missing, aside)
+        elif isinstance(rule, PercentileRule):
+            decision = await self._by_percentile(found, current, rule, within, on_missing, aside)
+        else:
+            decision = await self._by_forecast(found, current, rule, within, on_missing)
         self._observer.decided(decision)
         return decision
+
+    async def _current(self, zone: Zone, within: float) -> Intensity | None:
+        try:
+            return await self._lookup.current(zone, within=within)
+        except NoIntensityData:
+            return None
+
+    async def _aside(self, zone: Zone, rule: Rule, within: float, *, look_ahead: bool) -> Outlook | None:
+        """Return the outlook in which a wait finds its next window; None does no harm."""
+        if not look_ahead or isinstance(rule, ForecastRule):
+            return None
+        until = self._clock() + _AHEAD_DAYS * self._outlooks.day(zone)
+        with suppress(NoIntensityData):
+            return await self._outlooks.get(zone, until=until, within=within / 2)
+        return None
+
+    def _by_threshold(
+        self,
+        zone: Zone,
+        current: Intensity | None,
+        limit: float,
+        on_missing: OnMissing,
+        ahead: Outlook | None,
+    ) -> Decision:
+        now = self._clock()
+        decision = decide(zone.id, current, threshold_g_per_kwh=limit, on_missing=on_missing, now=now)
+        if decision or ahead is None:
+            return decision
+        return replace(decision, window=_next_window(ahead, limit, now))
+
+    async def _by_percentile(
+        self,
+        zone: Zone,
+        current: Intensity | None,
+        rule: PercentileRule,
+        within: float,
+        on_missing: OnMissing,
+        ahead: Outlook | None,
+    ) -> Decision:
+        now = self._clock()
+        past = await self._outlooks.past(zone, within=within)
+        week = _WEEK_DAYS * self._outlooks.day(zone)
+        values = np.array([]) if past is None else past.series.between(now - week, now).values
+        known = values[~np.isnan(values)]
+        if not len(known):
+            return self._by_threshold(zone, None, 0.0, on_missing, None)
+        limit = float(np.percentile(known, rule.percentile))
+        decision = self._by_threshold(zone, current, limit, on_missing, ahead)
+        return replace(decision, reason=_OF_A_PERCENTILE.get(decision.reason, decision.reason))
+
+    async def _by_forecast(
+        self,
+        zone: Zone,
+        current: Intensity | None,
+        rule: ForecastRule,
+        within: float,
+        on_missing: OnMissing,
+    ) -> Decision:
+        now = self._clock()
+        request = JobRequest(
+            zones=(zone.id,), duration=rule.duration, deadline=rule.deadline, max_wait=rule.max_wait
+        )
+        try:
+            planned = await self._planning.plan(request, within=within)
+        except InfeasibleJob:
+            # It can only be late: the sooner the better.
+            return Decision(Verdict.RUN_NOW, Reason.LATEST_START, zone.id, 0.0, now, current)
+        except NoIntensityData:
+            return decide(zone.id, None, threshold_g_per_kwh=0.0, on_missing=on_missing, now=now)
+        span = planned.plan.spans[0]
+        if span.start <= now or planned.plan.saving < rule.min_saving:
+            return Decision(Verdict.RUN_NOW, Reason.NO_BETTER_WINDOW, zone.id, 0.0, now, current)
+        window = Window(span.start, span.end, planned.plan.g_per_kwh)
+        wait = min(until(span.start, now), planned.job.latest_start - now)
+        return Decision(Verdict.WAIT, Reason.BETTER_WINDOW, zone.id, 0.0, now, current, wait, window)
+
+
+def _next_window(ahead: Outlook, limit: float, now: datetime) -> Window | None:
+    """Return the first run of slots after the present one that are at or below *limit*."""
+    values, series = ahead.series.values, ahead.series
+    good = values <= limit
+    good[: series.index(now) + 1] = False
+    if not good.any():
+        return None
+    first = int(good.argmax())
+    rest = ~good[first:]
+    last = first + (int(rest.argmax()) if rest.any() else len(rest))
+    start, end = (series.start + number * series.step for number in (first, last))
+    return Window(start, end, float(values[first:last].mean()))

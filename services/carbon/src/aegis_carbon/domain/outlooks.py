@@ -76,6 +76,10 @@ class OutlookLookup:
             faults = dict.fromkeys(zone.providers, "neither forecast nor a day of history")
             raise no_intensity_data(zone.id, faults, retry_after=self._policy.pause) from error
 
+    async def past(self, zone: Zone, *, within: float) -> Known | None:
+        """Return what was measured of *zone*, by the first provider that has any of it; None if none has."""
+        return await self._first(zone, Topic.PAST, within)
+
     async def _outlook(
         self, past: Known | None, ahead: Known | None, now: datetime, until: datetime
     ) -> Outlook:

@@ -35,6 +35,26 @@ class Reason(Enum):
     BELOW_THRESHOLD = "below_threshold"
     ABOVE_THRESHOLD = "above_threshold"
     NO_DATA = "no_data"
+    BELOW_PERCENTILE = "below_percentile"
+    ABOVE_PERCENTILE = "above_percentile"
+    NO_BETTER_WINDOW = "no_better_window"
+    BETTER_WINDOW = "better_window"
+    LATEST_START = "latest_start"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A cleaner time to come.
+
+    Attributes:
+        start: Start, UTC.
+        end: End.
+        g_per_kwh: Expected mean intensity.
+    """
+
+    start: datetime
+    end: datetime
+    g_per_kwh: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +65,11 @@ class Decision:
         verdict: Start now, or wait.
         reason: Why.
         zone: Zone id.
-        threshold_g_per_kwh: The threshold used.
+        threshold_g_per_kwh: The threshold used; for a percentile, its value; 0 for a rule without one.
         decided_at: When, UTC.
         intensity: The intensity used; None when there was none.
         retry_after: When to ask again; set only for a wait.
+        window: The next good time; set only for a wait, where a forecast knows of one.
     """
 
     verdict: Verdict
@@ -58,6 +79,7 @@ class Decision:
     decided_at: datetime
     intensity: Intensity | None = None
     retry_after: timedelta | None = None
+    window: Window | None = None
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.RUN_NOW
@@ -99,6 +121,11 @@ def decide(
         verdict, reason = Verdict.WAIT, Reason.ABOVE_THRESHOLD
     wait = _wait(intensity, now) if verdict is Verdict.WAIT else None
     return Decision(verdict, reason, zone, threshold_g_per_kwh, now, intensity, wait)
+
+
+def until(start: datetime, now: datetime) -> timedelta:
+    """Return when to ask again for something that is to start at *start*."""
+    return min(LONGEST_WAIT, max(SHORTEST_WAIT, start - now))
 
 
 def _wait(intensity: Intensity | None, now: datetime) -> timedelta:
