@@ -192,3 +192,18 @@ def test_a_run_that_is_shorter_than_a_column_is_marked_as_well() -> None:
 
     assert " ^ ^" == marks(NOON, NOON + 6 * HOUR, runs, 80, 6)
     assert "^^" == marks(NOON, NOON + 6 * HOUR, runs, 3, 6)
+
+
+def test_a_check_may_go_by_percentile_or_by_forecast(aegis: Aegis, deployment: PlanningDeployment) -> None:
+    with deployment.client() as client:
+        client.carbon.check("GB", percentile=20)
+        client.carbon.check("GB", duration=HOUR, deadline=NOON, min_saving=0.25)
+        with pytest.raises(UsageError, match="go with duration"):
+            client.carbon.check("GB", min_saving=0.25)
+    assert aegis("carbon", "check", "GB", "--duration", "2h", "--within", "9h") == 0
+    by_percentile, by_forecast, by_cli = deployment.carbon.checks
+
+    assert (20, False) == (by_percentile.percentile, by_percentile.HasField("forecast"))
+    assert (3600, 0.25) == (by_forecast.forecast.duration.seconds, by_forecast.forecast.min_saving)
+    assert NOON == by_forecast.forecast.deadline.ToDatetime(tzinfo=UTC)
+    assert (7200, False) == (by_cli.forecast.duration.seconds, by_cli.forecast.HasField("min_saving"))

@@ -54,6 +54,7 @@ PUBLIC = [
     "Round",
     "RunEvent",
     "ScheduleDecision",
+    "ScheduleWindow",
     "Tool",
     "ToolFile",
     "ToolItem",

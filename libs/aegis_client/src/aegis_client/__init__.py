@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from aegis_client.artifact_forms import Artifact
-    from aegis_client.carbon import Intensity, ScheduleDecision, Zone
+    from aegis_client.carbon import Intensity, ScheduleDecision, ScheduleWindow, Zone
     from aegis_client.carbon_plans import Forecast, ForecastPart, ForecastSlot, Plan, PlannedJob, PlanSpan
     from aegis_client.client import AsyncClient, Client
     from aegis_client.core.retry import RetryPolicy
@@ -92,6 +92,7 @@ __all__ = [
     "Round",
     "RunEvent",
     "ScheduleDecision",
+    "ScheduleWindow",
     "Tool",
     "ToolFile",
     "ToolItem",
@@ -117,7 +118,7 @@ _ERRORS: Final = (
 )
 _HOMES: Final = {
     "artifact_forms": "Artifact",
-    "carbon": "Intensity ScheduleDecision Zone",
+    "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",
     "carbon_plans": "Forecast ForecastPart ForecastSlot Plan PlanSpan PlannedJob",
     "client": "AsyncClient Client",
     "core.retry": "RetryPolicy",

@@ -10,7 +10,9 @@ from aegis.carbon.v1 import carbon_service_pb2 as pb
 from aegis_client.carbon_plans import forecast_operation, plan_operation, plans_operation
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
-from aegis_client.core.values import enum_name, enum_value, moment, optional_resource, resource, span
+from aegis_client.core.values import duration as to_duration
+from aegis_client.core.values import enum_name, enum_value, moment, optional_resource, resource, span, stamp
+from aegis_client.errors import UsageError
 
 LIST_ZONES: Final = method(pb, "CarbonService", "ListZones", pb.ListZonesResponse)
 GET_INTENSITY: Final = method(pb, "CarbonService", "GetIntensity", pb.GetIntensityResponse)
@@ -59,15 +61,30 @@ class Intensity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleWindow:
+    """A cleaner time to come.
+
+    Attributes:
+        g_per_kwh: Expected mean intensity, in grams of CO2-equivalent per kWh.
+    """
+
+    start_time: datetime | None
+    end_time: datetime | None
+    g_per_kwh: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleDecision:
     """Whether to start; true in a condition when work should start now.
 
     Attributes:
         decision: `RUN_NOW` or `WAIT`.
-        reason: `BELOW_THRESHOLD`, `ABOVE_THRESHOLD` or `NO_DATA`.
+        reason: `BELOW_THRESHOLD`, `ABOVE_THRESHOLD`, `BELOW_PERCENTILE`, `ABOVE_PERCENTILE`, `BETTER_WINDOW`,
+            `NO_BETTER_WINDOW`, `LATEST_START` or `NO_DATA`.
         intensity: The value that it rests on, or None when there was none.
-        threshold_g_per_kwh: The threshold used.
+        threshold_g_per_kwh: The threshold used; that of the percentile, or 0 for a decision by forecast.
         retry_after: When to ask again; None for `RUN_NOW`.
+        next_window: The next good time, where a forecast knows of one; None for `RUN_NOW`.
     """
 
     decision: str
@@ -75,6 +92,7 @@ class ScheduleDecision:
     intensity: Intensity | None
     threshold_g_per_kwh: float
     retry_after: timedelta | None
+    next_window: ScheduleWindow | None = None
 
     def __bool__(self) -> bool:
         return self.decision == "RUN_NOW"
@@ -109,26 +127,58 @@ def check_operation(
     zone: str = "",
     *,
     max_intensity: float | None = None,
+    percentile: float | None = None,
+    duration: float | timedelta | None = None,
+    deadline: datetime | None = None,
+    max_wait: float | timedelta | None = None,
+    min_saving: float | None = None,
     on_missing: str = "run_now",
     timeout: float | None = None,
 ) -> Operation[ScheduleDecision]:
-    """Decide whether work should start now.
+    """Decide whether work should start now: by a threshold, a percentile or, with *duration*, by forecast.
 
     Args:
         zone: `GB` or `zones/GB`; if empty, the deployment's default zone.
         max_intensity: Highest intensity at which to start, in gCO2e/kWh; None means the zone's own.
+        percentile: Start at or below this percentile of the zone's last seven days; above 0, at most 100.
+        duration: Time that the work runs; it waits if a window that ends in time is cleaner by enough.
+        deadline: Moment by which it has ended, with a time zone; goes with *duration*.
+        max_wait: Longest time that its start may wait, where there is no deadline; None means a day.
+        min_saving: Least share of its emissions for which it waits, 0 to 1; None means 0.05.
         on_missing: What to decide without any data: `run_now` or `wait`.
         timeout: Deadline of the call, in seconds.
 
     Raises:
         NotFound: Reason `UNKNOWN_ZONE`.
+        InvalidArgument: More than one rule is given.
+        UsageError: An argument of a decision by forecast is given without *duration*.
     """
     request = pb.CheckScheduleRequest(
         zone=optional_resource("zones", zone),
         max_intensity_g_per_kwh=max_intensity,
+        percentile=percentile,
+        forecast=_forecast_rule(duration, deadline, max_wait, min_saving),
         on_missing=pb.OnMissing.ValueType(enum_value(pb.OnMissing, on_missing, "on_missing")),
     )
     return Operation(CHECK_SCHEDULE, request, _read_decision, timeout)
+
+
+def _forecast_rule(
+    duration: float | timedelta | None,
+    deadline: datetime | None,
+    max_wait: float | timedelta | None,
+    min_saving: float | None,
+) -> pb.ForecastRule | None:
+    if duration is not None:
+        return pb.ForecastRule(
+            duration=to_duration(duration),
+            deadline=stamp(deadline, "deadline"),
+            max_wait=to_duration(max_wait),
+            min_saving=min_saving,
+        )
+    if any(value is not None for value in (deadline, max_wait, min_saving)):
+        raise UsageError("deadline, max_wait and min_saving go with duration")
+    return None
 
 
 def _read_zones(answer: pb.ListZonesResponse) -> Page[Zone]:
@@ -166,6 +216,15 @@ def _read_decision(answer: pb.CheckScheduleResponse) -> ScheduleDecision:
         intensity=_read_intensity(answer.intensity) if answer.HasField("intensity") else None,
         threshold_g_per_kwh=answer.threshold_g_per_kwh,
         retry_after=span(answer, "retry_after"),
+        next_window=_read_window(answer.next_window) if answer.HasField("next_window") else None,
+    )
+
+
+def _read_window(window: pb.ScheduleWindow) -> ScheduleWindow:
+    return ScheduleWindow(
+        start_time=moment(window, "start_time"),
+        end_time=moment(window, "end_time"),
+        g_per_kwh=window.g_per_kwh,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.carbon_plans import forecast, plan
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
@@ -27,6 +28,19 @@ def check(
     max_intensity: Annotated[
         float | None, typer.Option(metavar="G_PER_KWH", help="Threshold. Default: the zone's own.")
     ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Start at or below this percentile of the last seven days, instead."),
+    ] = None,
+    duration: Annotated[
+        str, typer.Option(metavar="DURATION", help="Decide by forecast, instead, for work that runs so long.")
+    ] = "",
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="With --duration: it has to end within this time.")
+    ] = "",
+    min_saving: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="With --duration: wait only to save so much.")
+    ] = None,
     on_missing: Annotated[
         str, typer.Option(metavar="run_now|wait", help="What to decide without any data. Default: run_now.")
     ] = "run_now",
@@ -37,27 +51,37 @@ def check(
 ) -> None:
     """Decide whether work should start now. Without ZONE: the deployment's default zone."""
     state = state_of(ctx)
+    asked: dict[str, Any] = {
+        "max_intensity": max_intensity,
+        "percentile": percentile,
+        "duration": duration_s(duration, "--duration"),
+        "deadline": moment_of(within, "--within"),
+        "min_saving": min_saving,
+        "on_missing": on_missing,
+    }
     if show_curl:
         from aegis_client.carbon import check_operation
         from aegis_client.cli.curl import curl
 
-        operation = check_operation(zone, max_intensity=max_intensity, on_missing=on_missing)
-        typer.echo(curl(operation, state.load_profile()))
+        typer.echo(curl(check_operation(zone, **asked), state.load_profile()))
         return
     with state.client() as client:
-        decision = client.carbon.check(zone, max_intensity=max_intensity, on_missing=on_missing)
+        decision = client.carbon.check(zone, **asked)
     if output is Format.JSON:
         print_json(decision)
         return
     fields: dict[str, object] = {
         "decision": decision.decision,
         "reason": decision.reason,
-        "threshold": f"{decision.threshold_g_per_kwh:g} gCO2e/kWh",
+        "threshold": f"{decision.threshold_g_per_kwh:g} gCO2e/kWh" if decision.threshold_g_per_kwh else "",
     }
     if decision.intensity:
         fields |= _fields(decision.intensity)
     if decision.retry_after:
         fields["ask again in"] = seconds(decision.retry_after)
+    if window := decision.next_window:
+        span = f"{clock(window.start_time)} to {clock(window.end_time)}"
+        fields["next window"] = f"{span}, {window.g_per_kwh:.0f} gCO2e/kWh expected"
     print_fields(fields)
 
 
