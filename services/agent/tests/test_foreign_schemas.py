@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -235,3 +236,13 @@ def test_classes_mean_what_json_schema_says() -> None:
     assert matches("a-b_1")
     assert not matches("ä1")
     assert not matches("a1\n")
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+@pytest.mark.parametrize("value", [math.nan, {"a": [math.inf]}, "\ud800", {"\udc00": 1}, object()])
+def test_what_has_no_json_is_no_result(value: Any, foreign: bool) -> None:
+    made = SchemaChecks(spec({}), foreign=foreign)
+
+    made.output({"a": [1.5, "\U0001f600", b"\xff", None]})
+    with pytest.raises(InvalidToolOutput):
+        made.output(value)

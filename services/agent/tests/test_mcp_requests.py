@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import pytest_asyncio
 from services.agent.tests.mcp_agent import PUBLIC, Agent, call_body, raw, running
 
+from aegis_agent.context import AsyncContext
 from aegis_common.tls import server_dns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -227,3 +229,72 @@ async def test_two_credentials_are_none(agent: Agent) -> None:
         answer = await http.post(f"https://127.0.0.1:{agent.port}/mcp", json=call_body(), headers=headers)
 
     assert 401 == answer.status_code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": "\\ud800"}', "half a surrogate pair"),
+        ('{"\\uDC00": 1}', "half"),
+    ],
+)
+@ERAS
+async def test_what_only_python_reads_is_no_request(
+    agent: Agent, mode: str, arguments: str, words: str
+) -> None:
+    body, headers = modern(mode, request("tools/call", name="add", arguments="@"))
+    text = json.dumps(body).replace('"@"', arguments).encode()
+    base = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+    async with agent.http() as http:
+        answer = await http.post(f"https://127.0.0.1:{agent.port}/mcp", content=text, headers=base | headers)
+
+    assert 400 == answer.status_code
+    assert "MESSAGE_NOT_JSON" in answer.text
+    assert words in answer.json()["error"]["message"]
+
+
+async def half_told(context: AsyncContext) -> str:
+    context.log.info("half \ud800")
+    await context.progress(math.nan, 2, "no number")
+    await context.progress(1, math.inf, "half \ud800")
+    await context.progress(2, 2)
+    return "done"
+
+
+async def half() -> dict[str, str]:
+    return {"a": "half \ud800"}
+
+
+async def half_an_error() -> None:
+    raise ValueError("half \ud800")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def halves(agent: Agent) -> AsyncIterator[Agent]:
+    tools = (half_told, half, half_an_error)
+    for tool in tools:
+        agent.manager.register_tool(tool.__name__, tool)
+    yield agent
+    for tool in tools:
+        await agent.manager.remove_tool(tool.__name__)
+
+
+@ERAS
+async def test_half_characters_and_no_numbers_of_a_tool_leave_no_request_unanswered(
+    halves: Agent, mode: str
+) -> None:
+    seen: list[tuple[float, float | None, str | None]] = []
+
+    async def take(done: float, total: float | None, message: str | None) -> None:
+        seen.append((done, total, message))
+
+    async with asyncio.timeout(30), halves.client(mode=mode, log_level="debug") as client:
+        told = await client.call_tool("half_told", {}, progress_callback=take)
+        bad = await client.call_tool("half", {})
+        failed = await client.call_tool("half_an_error", {})
+
+    assert "done" == told.content[0].text
+    assert [(1, None, "half \\ud800"), (2, 2, None)] == seen
+    assert "half a surrogate pair" in bad.content[0].text
+    assert "ValueError: half \\ud800" in failed.content[0].text

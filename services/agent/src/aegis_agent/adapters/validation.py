@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -27,6 +28,7 @@ from aegis_agent.adapters.schemas import path_text
 from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidToolInput, InvalidToolOutput, Violation
 from aegis_agent.domain.offload import count
+from aegis_agent.domain.parts import ArtifactRef
 from aegis_agent.domain.schema import holds_content, is_binary, member
 from aegis_agent.domain.tool import JsonSchema, ToolSpec
 
@@ -65,7 +67,7 @@ class SchemaChecks:
         return decoded
 
     def output(self, value: Any) -> None:
-        faults = self._faults(self._output, value, 1)
+        faults = _no_json(value) or self._faults(self._output, value, 1)
         if faults:
             raise InvalidToolOutput.of(self._tool, faults[0])
 
@@ -85,6 +87,23 @@ class SchemaChecks:
         except ArithmeticError:
             fault = ("number", "has a number that is too large")
         return [Violation("", *fault)]
+
+
+def _no_json(value: Any) -> list[Violation]:
+    """Return what keeps a value, bytes in it aside, from being sent as JSON."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False, default=_left_out).encode()
+    except UnicodeEncodeError:
+        return [Violation("", "json", "it has half a surrogate pair, which is no character")]
+    except (ValueError, TypeError, RecursionError) as error:
+        return [Violation("", "json", str(error)[:200])]
+    return []
+
+
+def _left_out(value: Any) -> str:
+    if isinstance(value, bytes | ArtifactRef):
+        return ""
+    raise TypeError(f"JSON has no form for {type(value).__name__}")
 
 
 @contextmanager

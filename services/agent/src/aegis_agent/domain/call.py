@@ -22,6 +22,11 @@ class Priority(IntEnum):
     LOW = 2
 
 
+def plain(text: str) -> str:
+    """Return *text* without the half characters that UTF-8 cannot carry."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """For whom a call is made.
@@ -51,6 +56,9 @@ class Progress:
     total: float | None = None
     message: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", plain(self.message))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
@@ -62,6 +70,9 @@ class LogLine:
 
     level: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", plain(self.message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, CallToolResult, TextContent
 
+from aegis_agent.domain.call import plain
 from aegis_common.errors import AegisError, ErrorKind
 from aegis_common.rpc.errors import to_status
 
@@ -28,7 +29,7 @@ def protocol_error(error: AegisError) -> MCPError:
     data = error_data(error)
     if "uri" in error.metadata:  # where clients look for it
         data["uri"] = error.metadata["uri"]
-    return MCPError(code, error.message, data)
+    return MCPError(code, plain(error.message), data)
 
 
 def is_of_the_tool(error: AegisError) -> bool:
@@ -41,7 +42,7 @@ def tool_error(error: AegisError) -> CallToolResult:
     violations = [f"{path}: {text}" for path, text in error.violations.items()]
     text = "\n".join([error.message, *violations]) if len(violations) > 1 else error.message
     return CallToolResult(
-        content=[TextContent(text=text)], is_error=True, _meta={ERROR_META: error_data(error)}
+        content=[TextContent(text=plain(text))], is_error=True, _meta={ERROR_META: error_data(error)}
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from aegis_agent.adapters.http.errors import http_status
 from aegis_agent.adapters.http.routes import Operation, Request
 from aegis_agent.adapters.http.weight import check_weight
+from aegis_common.errors import AegisError, ErrorKind
 
 LIST_TOOLS: Final = "/aegis.agent.v1.AgentService/ListTools"
 DISPATCH: Final = "/aegis.agent.v1.AgentService/Dispatch"
@@ -33,6 +35,7 @@ METHODS: Final[Mapping[str, str]] = {
 }
 """JSON-RPC method to gRPC method; whatever is not here asks for no more than the list of tools does."""
 
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _ID: Final = "aegis.jsonrpc_id"
 _LARGE_BYTES: Final = 128 << 10
 _NOTE_CHARS: Final = 128
@@ -47,6 +50,13 @@ _CALLERS_FAULT: Final = frozenset(
 )
 
 
+class MessageNotJson(AegisError):
+    """A message that Python's parser takes, and others do not."""
+
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "MESSAGE_NOT_JSON"
+
+
 def grpc_method_of(method: str) -> str:
     """Return the gRPC method for a JSON-RPC method."""
     return METHODS.get(method, LIST_TOOLS)
@@ -57,6 +67,7 @@ async def operation_of(request: Request) -> Operation:
 
     Raises:
         MessageTooComplex, MessageNotUtf8: Reading it would take too long, or that cannot be told.
+        MessageNotJson: Others would not read it.
     """
     body = await request.body()
     await check_weight(body)
@@ -87,10 +98,18 @@ def error_response(status: status_pb2.Status, request: Request) -> Response:
 
 def _parsed(body: bytes) -> Mapping[str, Any]:
     try:
-        message = json.loads(body)
+        message = json.loads(body, parse_constant=_no_constant)
+        if _SURROGATE.search(body):
+            json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise MessageNotJson("the message has half a surrogate pair, which is no character") from error
     except (ValueError, RecursionError):
         return {}
     return message if isinstance(message, dict) else {}
+
+
+def _no_constant(name: str) -> float:
+    raise MessageNotJson(f"{name} is no number of JSON")
 
 
 def _mapping(message: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any, Final
 
@@ -152,9 +153,10 @@ def _sink(ctx: Context, tool: str) -> Sink:
 
     async def take(event: Event) -> None:
         nonlocal last
-        if isinstance(event, Progress) and (last is None or event.done > last):
+        if isinstance(event, Progress) and math.isfinite(event.done) and (last is None or event.done > last):
             last = event.done
-            await ctx.session.report_progress(event.done, event.total, event.message or None)
+            total = event.total if math.isfinite(event.total or 0) else None
+            await ctx.session.report_progress(event.done, total, event.message or None)
         elif isinstance(event, LogLine) and (level := _LEVELS.get(event.level, "info")) in levels:
             params = LoggingMessageNotificationParams(level=level, data=event.message, logger=tool)
             await ctx.session.send_notification(LoggingMessageNotification(params=params), ctx.request_id)
