@@ -140,6 +140,19 @@ def test_names_that_only_contain_such_words_stay() -> None:
     assert drop_secrets(None, "", dict(event)) == event
 
 
+def test_a_line_is_json_whatever_a_number_is(lines: Lines) -> None:
+    structlog.get_logger().info("x", loss=float("nan"), bounds=[float("-inf"), 1.5])
+
+    assert "NaN" not in lines.getvalue()
+    assert (lines.only()["loss"], lines.only()["bounds"]) == ("nan", ["-inf", 1.5])
+
+
+def test_a_message_of_stdlib_logging_may_be_anything(lines: Lines) -> None:
+    logging.getLogger().info({"level": "x"})
+
+    assert (lines.only()["event"], lines.only()["level"]) == ("{'level': 'x'}", "info")
+
+
 def test_values_that_are_no_json_are_shown_and_deep_ones_cut(lines: Lines) -> None:
     deep: dict[str, object] = {}
     deep["again"] = deep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -90,7 +91,7 @@ class _Lines(logging.Formatter):
         return _encode(event)
 
     def _told(self, record: logging.LogRecord) -> dict[str, Any]:
-        if isinstance(record.msg, dict):  # of structlog
+        if hasattr(record, "_logger") and isinstance(record.msg, dict):  # of structlog
             return dict(record.msg)
         event = {name: value for name, value in vars(record).items() if name not in _OWN}
         event["event"] = record.getMessage()
@@ -148,6 +149,8 @@ def _clean(value: Any, depth: int) -> Any:
         # most texts are one word, in which no credentials can be
         short = len(value) < _SHORTEST or len(value.split(None, 1)) < 2
         return value if short else _BEARER.sub(r"\1 [removed]", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # JSON has no form for it
     if depth == 0:
         return value if isinstance(value, int | float | None) else "[too deep]"
     if isinstance(value, Mapping):
