@@ -19,7 +19,7 @@ from aegis_agent.domain.model_errors import ModelExampleFailed
 from aegis_common.errors import AegisError
 from aegis_common.store.bundle import Bundle
 from aegis_common.store.errors import InvalidModelBundle
-from aegis_common.store.model_spec import Example, file_of
+from aegis_common.store.model_spec import file_of
 
 _SHOWN: Final = 200
 _MISSING: Final = object()
@@ -34,7 +34,7 @@ class Difference:
     got: Any
 
 
-async def answer(form: Form, model: LoadedModel, arguments: Arguments, *, deadline: float) -> Any:
+async def _answered(form: Form, model: LoadedModel, arguments: Arguments, *, deadline: float) -> Any:
     """Return what a model answers to arguments that are checked, outside of any queue.
 
     Raises:
@@ -67,44 +67,47 @@ async def check_examples(
         ModelExampleFailed: The model did not answer as it should, or not at all.
         InvalidModelBundle: An example's file cannot be read.
     """
+    checking = _Checking(version, form, model, timeout_s)
     for index, example in enumerate(bundle.spec.examples):
         given = await asyncio.to_thread(_with_files, example.input, bundle.files)
         wanted = await asyncio.to_thread(_with_files, example.output, bundle.files)
-        await _check(version, _place(index, example), example, (given, wanted), form, model, timeout_s)
+        place = f"examples[{index}]" + (f" ({example.name})" if example.name else "")
+        await checking.check(place, given, wanted, example.tolerance)
 
 
-async def _check(
-    version: ModelVersion,
-    place: str,
-    example: Example,
-    values: tuple[Any, Any],
-    form: Form,
-    model: LoadedModel,
-    timeout_s: float,
-) -> None:
-    given, wanted = values
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    try:
-        async with asyncio.timeout_at(deadline):
-            got = await answer(form, model, form.checks.input(given), deadline=deadline)
-    except InvalidToolInput as error:
-        field = f"input.{error.metadata['path']}".rstrip(".")
-        raise ModelExampleFailed.of(version, place, field=field, why=error.message) from error
-    except AegisError as error:
-        raise ModelExampleFailed.of(version, place, field="output", why=error.message) from error
-    except TimeoutError as error:
-        why = f"there was no answer within {timeout_s:g} s"
-        raise ModelExampleFailed.of(version, place, field="output", why=why) from error
-    found = await asyncio.to_thread(difference, wanted, got, example.tolerance)
-    if found is not None:
-        raise ModelExampleFailed.differs(
-            version,
-            place,
-            field=found.field,
-            expected=_shown(found.expected),
-            got=_shown(found.got),
-            tolerance=example.tolerance,
-        )
+@dataclass(frozen=True, slots=True)
+class _Checking:
+    version: ModelVersion
+    form: Form
+    model: LoadedModel
+    timeout_s: float
+
+    async def check(self, place: str, given: Any, wanted: Any, tolerance: float) -> None:
+        got = await self._answer(place, given)
+        found = await asyncio.to_thread(difference, wanted, got, tolerance)
+        if found is not None:
+            raise ModelExampleFailed.differs(
+                self.version,
+                place,
+                field=found.field,
+                expected=_shown(found.expected),
+                got=_shown(found.got),
+                tolerance=tolerance,
+            )
+
+    async def _answer(self, place: str, given: Any) -> Any:
+        deadline = asyncio.get_running_loop().time() + self.timeout_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                arguments = self.form.checks.input(given)
+                return await _answered(self.form, self.model, arguments, deadline=deadline)
+        except InvalidToolInput as error:
+            field, why = f"input.{error.metadata['path']}".rstrip("."), error.message
+        except AegisError as error:
+            field, why = "output", error.message
+        except TimeoutError:
+            field, why = "output", f"there was no answer within {self.timeout_s:g} s"
+        raise ModelExampleFailed.of(self.version, place, field=field, why=why)
 
 
 def difference(expected: Any, got: Any, tolerance: float, field: str = "output") -> Difference | None:
@@ -155,10 +158,6 @@ def _content(name: str, data: bytes) -> Any:
         return json.loads(text) if suffix == "json" else text
     except (ValueError, RecursionError) as error:
         raise InvalidModelBundle.at(name, f"is no {suffix.upper()} file: {error}") from error
-
-
-def _place(index: int, example: Example) -> str:
-    return f"examples[{index}]" + (f" ({example.name})" if example.name else "")
 
 
 def _shown(value: Any) -> str:
