@@ -194,6 +194,7 @@ def running_replicas(folder: Path) -> Iterator[Replicas]:
     policy.write_text(json.dumps({"schema_version": 1, "workers": {worker: grant}}))
     key, trusted, tools = new_ed25519(folder / "signing.key"), folder / "trusted.pem", folder / "tools"
     trusted.write_bytes(public_key_pem(key))
+    new_ed25519(folder / "records.key")
     tools.mkdir()
     (tools / "shared.py").write_text(textwrap.dedent(_SHARED))
     store_url = f"file://{folder / 'store'}"
@@ -204,6 +205,8 @@ def running_replicas(folder: Path) -> Iterator[Replicas]:
         **mesh.service_env("AEGIS_AGENT_", "agent"),
         "AEGIS_AGENT_MODEL_STORE_URL": store_url,
         "AEGIS_AGENT_MODEL_TRUSTED_KEYS": f'["{trusted}"]',
+        "AEGIS_AGENT_RECORDS_KEY": str(folder / "records.key"),
+        "AEGIS_AGENT_TOOL_FILES": "true",
         "AEGIS_AGENT_REDIS_URL": redis.url,
         "AEGIS_AGENT_JOB_LEASE": str(LEASE_S),
         "AEGIS_AGENT_TOOLS": json.dumps(_TOOLS),
