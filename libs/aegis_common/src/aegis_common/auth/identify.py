@@ -19,6 +19,7 @@ from aegis_common.settings import ServiceSettings
 AUTHORIZATION: Final = "authorization"
 ON_BEHALF_OF: Final = "aegis-on-behalf-of"
 FORWARDED_CLIENT_CERT: Final = "x-forwarded-client-cert"
+_NAMING: Final = frozenset({AUTHORIZATION, ON_BEHALF_OF, FORWARDED_CLIENT_CERT})
 GATEWAY: Final = "gateway"
 
 _MAX_RECORD: Final = 4 << 10
@@ -202,14 +203,17 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 class _Values:
-    """Metadata by key, which also know when a key came twice."""
+    """The metadata that say who calls, by key; they also know when a key came twice."""
 
     def __init__(self, metadata: Metadata | Mapping[str, str]) -> None:
-        pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
-        self._pairs = [(key.lower(), value) for key, value in pairs]
+        self._found: dict[str, list[str | bytes]] = {}
+        for name, value in metadata.items() if isinstance(metadata, Mapping) else metadata:
+            key = name.lower()
+            if key in _NAMING:
+                self._found.setdefault(key, []).append(value)
 
     def one(self, key: str) -> str | None:
-        found = [value for name, value in self._pairs if name == key]
+        found = self._found.get(key)
         if not found:
             return None
         if len(found) > 1:
