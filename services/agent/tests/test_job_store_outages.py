@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,11 +34,13 @@ from aegis_agent.adapters.jobs.events import Teller, read
 from aegis_agent.adapters.jobs.queue import HELD
 from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.store import RedisJobStore, insist
-from aegis_agent.domain.call import LogLine
+from aegis_agent.domain.call import Checkpoint, LogLine, Priority
+from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import (
     JobStoreUnavailable,
 )
 from aegis_agent.domain.jobs.job import Failure, JobRef, Phase, State
+from aegis_agent.domain.rooms import Rooms
 from aegis_common.background import ended
 from aegis_common.errors import ConfigurationError, ErrorKind
 from aegis_common.redis_binary import find_redis_server
@@ -131,6 +134,54 @@ async def test_the_redis_of_a_deployment_is_accepted(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+async def test_the_redis_user_of_the_manual_may_do_all_that_jobs_need(server: RedisServer) -> None:
+    manual = Path(__file__).parent.parent.joinpath("README.md").read_text()
+    (rights,) = re.findall(r"and `(\+@read [^`]*)`", manual)
+    async with connect(server.url) as admin:
+        words = ["on", ">secret", "~agent:jobs:*", "resetchannels", "&agent:jobs:*", *rights.split()]
+        await admin.execute_command("ACL", "SETUSER", "jobs", *words)  # type: ignore[no-untyped-call]
+        await admin.execute_command("ACL", "SETUSER", "less", *words, "-time")  # type: ignore[no-untyped-call]
+    heard: list[JobRef] = []
+    url = server.url.replace("unix://", "unix://jobs:secret@")
+    async with connect(server.url.replace("unix://", "unix://less:secret@")) as client:
+        with pytest.raises(ConfigurationError) as caught:
+            await Connection(client).check(strict=False)
+        assert "allow this user TIME" in caught.value.message
+    async with store_on(url) as store:
+        await store.connection.check(strict=True)
+        queue, keeper = queue_of(store, "a"), keeper_of(store, Clock())
+        async with Signals(store.connection.client, on_cancel=heard.append):
+            jobs = [await kept(store, Clock(), request_id=f"r{number}") for number in range(2)]
+            await queue.announce([("", "t")])
+            first, second = (await queue.take(2, Rooms({("", "t"): 2}))).entries
+            await begin(store, jobs[0], first, "a")
+            teller = Teller(store, jobs[0].ref, attempt=1, runner="a")
+            await teller.take(Checkpoint(b"c"))
+            await teller.take(LogLine(level="INFO", message="m"))
+            await teller.finish()
+            await queue.renew([first, second])
+            assert await queue.held() == [first, second]
+            await asyncio.sleep(LEASE.total_seconds() + 0.05)
+            assert await queue.expired(9) == [first.entry, second.entry]
+            await complete(store, jobs[0], 1)
+            await queue.claim(second.entry)
+            await queue.drop(second)
+            for step in (keeper._promote, keeper._delete, queue.forget, queue.leave):
+                await step()
+            now = Clock().now
+            await store.update(
+                jobs[1].ref, lambda job: machine.cancel_requested(job, keep=timedelta(0), now=now)
+            )
+            await store.delete(await store.load(jobs[1].ref), now=now)
+
+            async def told() -> bool:
+                return bool(heard)
+
+            await eventually(told)
+            assert [kind.name for kind in Priority if await store.queue_length(kind)] == []
+            assert (await store.load(jobs[0].ref)).state is State.COMPLETED
 
 
 async def test_leases_are_spared_after_an_outage(own_store: RedisJobStore, server: RedisServer) -> None:

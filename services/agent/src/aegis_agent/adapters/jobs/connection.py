@@ -147,7 +147,15 @@ async def _faults(client: redis.asyncio.Redis) -> list[_Fault]:
     policy = str(info.get("maxmemory_policy", ""))
     if policy != "noeviction":
         faults.append(_Fault(f"it evicts keys (maxmemory-policy {policy}): set `noeviction`"))
-    return faults + await _sync_faults(client)
+    return [*faults, *await _sync_faults(client), *await _right_faults(client)]
+
+
+async def _right_faults(client: redis.asyncio.Redis) -> list[_Fault]:
+    try:
+        await client.time()
+    except ResponseError as error:
+        return [_Fault(f"it does not tell its time ({error}): allow this user TIME", fatal=True)]
+    return []
 
 
 async def _sync_faults(client: redis.asyncio.Redis) -> list[_Fault]:

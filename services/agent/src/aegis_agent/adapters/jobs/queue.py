@@ -82,7 +82,7 @@ class RunnerQueue:
             {
                 "weights": self._weights,
                 "turns": [[keys.queue_class(item) for item in turn] for turn in TURNS],
-                "seen_ms": _SEEN_MS,
+                "seen_ms": 0 if rooms is None else _SEEN_MS,
                 **_rooms_record(rooms, slots),
             }
         )
