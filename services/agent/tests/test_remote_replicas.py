@@ -33,6 +33,7 @@ from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.server import serving
 from aegis_common.settings import ServiceSettings
 from aegis_common.testing.pki import Mesh
+from aegis_common.testing.ports import free_port
 from aegis_common.testing.redis import RedisServer
 from aegis_common.testing.waiting import until
 
@@ -292,6 +293,30 @@ async def test_records_that_cannot_be_read_are_passed_over(pair: Pair, redis: Re
 
     assert b"1" == (await pair[1].call("who", {"data": b"1"})).value["data"]
     await client.aclose()
+
+
+async def test_a_call_that_a_dead_replica_never_got_goes_to_another_one(
+    pair: Pair, redis: RedisServer
+) -> None:
+    """The dead one is still in the roster, with more workers than the living one."""
+    client: Any = connect(redis.url)
+    for member in await client.smembers(INDEX):
+        text = (await client.get(PREFIX + member.decode()) or b"").decode()
+        if f'"127.0.0.1:{pair[0].port}"' in text:
+            record = json.loads(text)
+            tools = [{**tool, "capacity": 100} for tool in record["tools"]]
+            ghost = {**record, "address": f"127.0.0.1:{free_port()}", "tools": tools}
+            await client.set(PREFIX + "ghost", json.dumps(ghost), px=3000)
+    await client.sadd(INDEX, "ghost")
+    await asyncio.sleep(0.5)
+
+    try:
+        said = [(await pair[1].call("who", {"data": b"1"})).value["data"] for _ in range(5)]
+    finally:
+        await client.delete(PREFIX + "ghost")
+        await client.aclose()
+
+    assert [b"1"] * 5 == said
 
 
 async def test_a_replica_that_goes_takes_its_workers_tools_with_it(

@@ -54,6 +54,9 @@ class MeshChannel(grpc.aio.Channel):
             ("grpc.ssl_target_name_override", server_name),
             ("grpc.service_config", _service_config()),
             ("grpc.max_receive_message_length", 64 << 20),
+            # A replica that comes back is found soon, however long it was away.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 2000),
             *METADATA_OPTIONS,
         ]
         self._inner = self._connect(files.latest())

@@ -40,6 +40,7 @@ SCHEMA_VERSION: Final = 1
 INDEX: Final = "agent:replicas"
 PREFIX: Final = "agent:replica:"
 _CREDIT: Final = 1024
+_CONNECT_S: Final = 2.0
 _LOOK: Final = timedelta(seconds=1)
 _GONE: Final = frozenset({NoWorker.reason, "UNAVAILABLE", "CANCELLED"})
 _log: Final = logging.getLogger(__name__)
@@ -52,14 +53,15 @@ class PeerSession:
         offered: Tool to its description and digest there.
     """
 
-    def __init__(self, name: str, owner: str, stub: pb_grpc.WorkerServiceAsyncStub) -> None:
+    def __init__(self, name: str, owner: str, channel: MeshChannel) -> None:
         self.name = name
         self.owner = owner
         self.local = False
         self.credit = _CREDIT
         self.concurrency: Mapping[str, int] = {}
         self.offered: dict[str, tuple[ToolSpec, str]] = {}
-        self._stub = stub
+        self._channel = channel
+        self._stub: pb_grpc.WorkerServiceAsyncStub = pb_grpc.WorkerServiceStub(channel)
         self._reserved: Counter[str] = Counter()
         self._stale: set[str] = set()
 
@@ -86,6 +88,7 @@ class PeerSession:
 
     async def _run(self, tool: str, call: Call) -> Any:
         reader = _Reader(tool, call)
+        await self._connected(tool)
         left = call.deadline - asyncio.get_running_loop().time()
         caller = call.caller
         principal = Principal("", caller.subject or "agent", caller.tenant, caller.roles)
@@ -104,6 +107,21 @@ class PeerSession:
         finally:
             stream.cancel()
         raise Unfinished(sent=True, given=reader.given)
+
+    async def _connected(self, tool: str) -> None:
+        """Connect before a call is sent: only so is one that never left told from one whose replica died.
+
+        Raises:
+            Unfinished: The replica cannot be reached; nothing was sent.
+        """
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                reached = await _reached(self._channel)
+        except TimeoutError:
+            reached = False
+        if not reached:
+            self._stale.add(tool)
+            raise Unfinished(sent=False, given=0)
 
     def _request(self, tool: str, call: Call) -> pb.ForwardRequest:
         try:
@@ -257,9 +275,7 @@ class Peers:
     def _learn_of(self, replica: str, owner: str, address: str, items: list[dict[str, Any]]) -> None:
         session = self._sessions.get((replica, owner))
         if session is None:
-            session = PeerSession(
-                f"replica {address}", owner, pb_grpc.WorkerServiceStub(self._channel(address))
-            )
+            session = PeerSession(f"replica {address}", owner, self._channel(address))
             self._sessions[replica, owner] = session
         offered: dict[str, tuple[ToolSpec, str]] = {}
         capacity: dict[str, int] = {}
@@ -300,3 +316,13 @@ class Peers:
         if address not in self._channels:
             self._channels[address] = mesh_channel(address, service="agent", tls=self._tls)
         return self._channels[address]
+
+
+async def _reached(channel: MeshChannel) -> bool:
+    """Return whether there is a connection, once that is known."""
+    states = grpc.ChannelConnectivity
+    while (state := channel.get_state(try_to_connect=True)) is not states.READY:
+        if state in (states.TRANSIENT_FAILURE, states.SHUTDOWN):
+            return False
+        await channel.wait_for_state_change(state)
+    return True
