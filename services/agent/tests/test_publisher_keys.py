@@ -87,7 +87,7 @@ async def test_a_key_that_somebody_else_has_enrolled_is_taken_in_its_tenant(
 
 async def test_a_revoked_key_never_comes_back(publishers: Publishers, signer: Signer) -> None:
     await enroll(publishers, signer, ADA)
-    revoked = await publishers.revoke(ADA, signer.key_id, compromised=False)
+    revoked = (await publishers.revoke(ADA, signer.key_id, compromised=False)).value
 
     with pytest.raises(PublisherKeyRevoked):
         await enroll(publishers, signer, ADA)
@@ -101,7 +101,7 @@ async def test_one_revokes_ones_own_keys_and_an_admin_any(publishers: Publishers
         await publishers.revoke(BOB, signer.key_id, compromised=True)
     with pytest.raises(UnknownPublisherKey):
         await publishers.revoke(replace(ADMIN, tenant="blue"), signer.key_id, compromised=True)
-    revoked = await publishers.revoke(ADMIN, signer.key_id, compromised=True)
+    revoked = (await publishers.revoke(ADMIN, signer.key_id, compromised=True)).value
     assert (revoked.state, revoked.revoked_by) == (KeyState.COMPROMISED, "root")
 
 
@@ -110,7 +110,7 @@ async def test_a_retired_key_may_turn_out_to_be_compromised_and_stays_so(
 ) -> None:
     await enroll(publishers, signer, ADA)
     states = [
-        (await publishers.revoke(ADA, signer.key_id, compromised=compromised)).state
+        (await publishers.revoke(ADA, signer.key_id, compromised=compromised)).value.state
         for compromised in (False, False, True, False)
     ]
 
@@ -173,7 +173,7 @@ async def test_without_a_records_key_there_are_no_publisher_keys(
 ) -> None:
     keys = StoredPublisherKeys(publisher.objects, None)
 
-    async def nobody(tenant: str) -> None:
+    async def nobody(tenant: str) -> str:
         raise AssertionError(tenant)
 
     with pytest.raises(PublisherKeysDisabled, match="AEGIS_AGENT_RECORDS_KEY"):

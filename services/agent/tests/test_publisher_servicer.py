@@ -43,9 +43,8 @@ async def test_a_key_is_enrolled_listed_and_revoked(stack: Stack) -> None:
     enrolled = (await publishers.EnrollPublisherKey(request)).publisher_key
     again = (await publishers.EnrollPublisherKey(request)).publisher_key
     listed = await stack.publishers("blue").ListPublisherKeys(pb.ListPublisherKeysRequest())
-    revoked = (
-        await publishers.RevokePublisherKey(pb.RevokePublisherKeyRequest(name=enrolled.name))
-    ).publisher_key
+    done = await publishers.RevokePublisherKey(pb.RevokePublisherKeyRequest(name=enrolled.name))
+    revoked = done.publisher_key
     compromised = (
         await publishers.RevokePublisherKey(
             pb.RevokePublisherKeyRequest(name=enrolled.name, compromised=True)
@@ -59,6 +58,7 @@ async def test_a_key_is_enrolled_listed_and_revoked(stack: Stack) -> None:
     )  # fmt: skip
     assert (enrolled.state, enrolled.HasField("revoke_time")) == (pb.PublisherKey.STATE_ACTIVE, False)
     assert (revoked.state, revoked.revoked_by) == (pb.PublisherKey.STATE_RETIRED, who.subject)
+    assert [status.state for status in done.replicas] == [1]
     assert revoked.HasField("revoke_time")
     assert compromised.state == pb.PublisherKey.STATE_COMPROMISED
 

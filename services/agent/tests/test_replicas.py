@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from services.agent.tests.agent_stack import action
 from services.agent.tests.job_fleet import Fleet, failure, fleet_in
-from services.agent.tests.model_publisher import Publisher, ask
+from services.agent.tests.model_publisher import ADA, Publisher, ask
 
 from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
 from aegis.agent.v1 import model_service_pb2 as model_pb
@@ -23,6 +24,7 @@ from aegis_agent.adapters.models import library
 from aegis_agent.adapters.models.loader import OnnxLoader
 from aegis_agent.adapters.models.loading import LoadRecords
 from aegis_agent.adapters.models.options import ModelOptions
+from aegis_agent.adapters.models.publisher_keys import StoredPublisherKeys
 from aegis_agent.adapters.oip.messages import SERVICE, method_types
 from aegis_agent.adapters.replicas.roster import PREFIX, Roster
 from aegis_agent.domain.models import Models
@@ -88,7 +90,10 @@ async def replica(
 ) -> AsyncIterator[Replica]:
     async with AgentManager() as manager, AsyncExitStack() as stack:
         stored = library.StoredModels(
-            publisher.objects, trusted or publisher.trusted, max_model_bytes=1 << 20
+            publisher.objects,
+            trusted or publisher.trusted,
+            keys=StoredPublisherKeys(publisher.objects, publisher.seal),
+            max_model_bytes=1 << 20,
         )
         roster = Roster(connect(redis.url), name=name, address=f"{name}:9000")
         stack.push_async_callback(roster.close)
@@ -273,6 +278,33 @@ async def test_two_that_ask_at_once_are_one_after_the_other(publisher: Publisher
     assert await records.get("default", "colours") == last
     await records.set("default", "colours", loaded=True, by="tester")
     assert len(await publisher.objects.list("default/agent-loading/colours")) == 8
+
+
+async def test_a_key_is_compromised_on_all_replicas_when_the_answer_comes(
+    publisher: Publisher, redis: RedisServer, make_linear: Make
+) -> None:
+    signer = await publisher.enrolled(ADA)
+    publishers = publisher.publishers()
+    async with replica("a", publisher, redis) as here, replica("b", publisher, redis) as there:
+        await publisher.put("v1", make_linear(), signer=signer)
+        done = await here.models.changes.publish(
+            "colours",
+            "v1",
+            sha256=hashlib.sha256(make_linear()).hexdigest(),
+            aliases=["production"],
+            tenant="default",
+            by="tester",
+        )
+        await here.roster.settled(done.change, within=LONG)
+        before = [one.serves() for one in (here, there)]
+        revoked = await publishers.revoke(ADA, signer.key_id, compromised=True)
+        first = await here.roster.settled(revoked.change, within=LONG)
+        after = there.serves()
+        again = await publishers.revoke(ADA, signer.key_id, compromised=True)
+        second = await here.roster.settled(again.change, within=LONG)
+
+    assert (before, after) == (["v1", "v1"], "")
+    assert [told(answer) for answer in (first, second)] == [[("a", LIVE), ("b", LIVE)]] * 2
 
 
 async def test_whoever_changes_something_through_one_agent_is_told_of_both(

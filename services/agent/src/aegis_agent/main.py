@@ -92,7 +92,7 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
                     (model_grpc.add_ModelServiceServicer_to_server, ModelServicer(models, uploads, replicas)),
                     (
                         publisher_grpc.add_PublisherServiceServicer_to_server,
-                        PublisherServicer(Publishers(keys, library.announce_keys)),
+                        PublisherServicer(Publishers(keys, library.announce_keys), replicas),
                     ),
                     (
                         tool_file_grpc.add_ToolFileServiceServicer_to_server,

@@ -55,10 +55,11 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChange:
-    """A version was published, an alias was moved, or the model was loaded or unloaded.
+    """A version was published, an alias was moved, the model was loaded or unloaded, or a key was revoked.
 
     Attributes:
         id: Tells it from every other change.
+        model: Name of the model, or `EVERY_MODEL` for a change of the tenant's keys.
         topics: What of the model was changed: `version_topic`, `alias_topic`, `LOADING_TOPIC`.
     """
 
@@ -81,6 +82,10 @@ class Loading:
 
 
 LOADING_TOPIC: Final = "loading"
+KEYS_TOPIC: Final = "keys"
+"""What changes of a tenant's keys are about."""
+EVERY_MODEL: Final = ""
+"""Stands for all models of a tenant in a `ModelChange`."""
 """What loads and unloads are about."""
 
 

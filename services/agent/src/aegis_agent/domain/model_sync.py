@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Final, Protocol
 
+from aegis_agent.domain.key_sync import Distrusting, KeySync
 from aegis_agent.domain.model import (
+    EVERY_MODEL,
     LOADING_TOPIC,
     PRODUCTION,
     ModelChange,
@@ -18,6 +20,7 @@ from aegis_agent.domain.model import (
     alias_topic,
     version_topic,
 )
+from aegis_agent.domain.replicas import Report, tell_nobody
 from aegis_common.errors import AegisError, ErrorKind
 
 SYNC_EVERY: Final = timedelta(seconds=2)
@@ -32,19 +35,13 @@ _AT_ONCE: Final = 4
 _LOOKS_AT_ONCE: Final = 16
 _Name = tuple[str, str]
 """Tenant and model."""
-Report = Callable[[Mapping[str, str]], Awaitable[None]]
-"""Told of changes that have been dealt with: id to why it cannot be taken over, or empty."""
 _Faults = dict[str, AegisError]
 """Topic to what is wrong with it."""
 _log: Final = logging.getLogger(__name__)
 
 
-class Follower(Protocol):
+class Follower(Distrusting, Protocol):
     """What is kept up to date."""
-
-    def names(self) -> list[_Name]:
-        """Return tenant and name of every model that is known."""
-        ...
 
     def ids(self, tenant: str, model: str) -> list[str]:
         """Return the ids of the versions of a model that are known."""
@@ -56,10 +53,6 @@ class Follower(Protocol):
 
     def forget(self, tenant: str, model: str, versions: Collection[str]) -> None:
         """Know and serve versions no longer."""
-        ...
-
-    def distrust(self, tenant: str, model: str, keys: Collection[str]) -> None:
-        """Serve nothing any longer that one of *keys* signed."""
         ...
 
     async def follow_alias(self, tenant: str, model: str) -> None:
@@ -77,10 +70,6 @@ class Follower(Protocol):
             AegisError: Why it cannot be loaded.
         """
         ...
-
-
-async def tell_nobody(_faults: Mapping[str, str]) -> None:
-    """The report of a replica that is alone."""
 
 
 class ModelSync:
@@ -112,6 +101,7 @@ class ModelSync:
         self._seen: frozenset[str] = frozenset()
         self._due: defaultdict[_Name, list[ModelChange]] = defaultdict(list)
         self._unseen: set[_Name] = set()
+        self._keys = KeySync(library, follower, report)
         self._compromised: dict[str, frozenset[str]] = {}
         self._faults: dict[_Name, _Faults] = {}
         self._told: dict[str, str] = {}
@@ -130,6 +120,8 @@ class ModelSync:
             self._tell("the model store", error)
             return
         self._told.pop("the model store", None)
+        for tenant, fault in (await self._keys.turn()).items():
+            self._tell(f"keys of {tenant}", fault)
         self._compromised.clear()
         slots = asyncio.Semaphore(_LOOKS_AT_ONCE)
 
@@ -174,7 +166,11 @@ class ModelSync:
                 self._unseen.add(name)
             self._whole_at = now + self._whole_every_s
         for change in changes:
-            if change.id not in self._seen:
+            if change.id in self._seen:
+                continue
+            if change.model == EVERY_MODEL:
+                self._keys.add(change)
+            else:
                 self._due[change.tenant, change.model].append(change)
                 self._unseen.add((change.tenant, change.model))
         self._seen = frozenset(change.id for change in changes)
@@ -187,7 +183,7 @@ class ModelSync:
             published = await self._library.published(tenant, model)
             # Known before the list was made, and not in it: what is published meanwhile is not meant.
             self._follower.forget(tenant, model, set(before).difference(published))
-            self._follower.distrust(tenant, model, await self._keys(tenant))
+            self._follower.distrust(tenant, model, await self._compromised_of(tenant))
             known = self._follower.ids(tenant, model)
             for version in published:
                 if version not in known:
@@ -196,7 +192,7 @@ class ModelSync:
             faults[EVERYTHING] = error
         return faults
 
-    async def _keys(self, tenant: str) -> frozenset[str]:
+    async def _compromised_of(self, tenant: str) -> frozenset[str]:
         """Return the tenant's compromised keys, as they were at some time during this look."""
         if tenant not in self._compromised:
             self._compromised[tenant] = await self._library.compromised(tenant)

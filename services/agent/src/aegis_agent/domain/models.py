@@ -18,9 +18,10 @@ from aegis_agent.domain.model_changes import ModelChanges
 from aegis_agent.domain.model_checks import ModelChecks
 from aegis_agent.domain.model_errors import ModelNotServed, ModelUnloaded, distrusted
 from aegis_agent.domain.model_loading import ModelLoading
-from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync, Report, tell_nobody
+from aegis_agent.domain.model_sync import SYNC_EVERY, ModelSync
 from aegis_agent.domain.model_tools import ModelTools
 from aegis_agent.domain.registry import Registration, Registry
+from aegis_agent.domain.replicas import Report, tell_nobody
 
 _log: Final = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from aegis_agent.domain.publisher_errors import (
     TooManyPublisherKeys,
     UnknownPublisherKey,
 )
+from aegis_agent.domain.replicas import Changed
 from aegis_common.publisher_proof import is_proved
 
 MAX_ACTIVE_KEYS: Final = 100
@@ -94,10 +95,10 @@ class Publishers:
 
     Args:
         records: Where keys are kept.
-        announce: Lets all agents look at a tenant's models again, whose keys are worth something else now.
+        announce: Lets all agents look at a tenant's keys again; returns the id of the change.
     """
 
-    def __init__(self, records: KeyRecords, announce: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, records: KeyRecords, announce: Callable[[str], Awaitable[str]]) -> None:
         self._records = records
         self._announce = announce
 
@@ -133,8 +134,8 @@ class Publishers:
             raise PublisherKeyRevoked.of(key_id)
         return enrolled
 
-    async def revoke(self, owner: Owner, key_id: str, *, compromised: bool) -> PublisherKey:
-        """Revoke a key; what is revoked as compromised stays so.
+    async def revoke(self, owner: Owner, key_id: str, *, compromised: bool) -> Changed[PublisherKey]:
+        """Revoke a key; what is revoked as compromised stays so. The same again tells all agents again.
 
         Raises:
             UnknownPublisherKey: The tenant has no such key.
@@ -146,11 +147,9 @@ class Publishers:
         if key.subject != owner.subject and MAY_REVOKE_ANY not in owner.roles:
             raise PublisherKeyOfAnother.of(key_id, key.subject)
         wanted = KeyState.COMPROMISED if compromised else KeyState.RETIRED
-        if key.state in (wanted, KeyState.COMPROMISED):
-            return key
-        revoked = await self._records.revoke(key, wanted, by=owner.subject)
-        await self._announce(owner.tenant)
-        return revoked
+        if key.state not in (wanted, KeyState.COMPROMISED):
+            key = await self._records.revoke(key, wanted, by=owner.subject)
+        return Changed(key, await self._announce(owner.tenant))
 
 
 def _check_room(known: Mapping[str, PublisherKey]) -> None:

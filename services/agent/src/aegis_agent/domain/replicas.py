@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +14,13 @@ from aegis_common.errors import AegisError, ErrorKind
 MAX_WAIT: Final = timedelta(seconds=5)
 """Longest time that the maker of a change waits for the other replicas."""
 
+Report = Callable[[Mapping[str, str]], Awaitable[None]]
+"""Told of changes that have been dealt with: id to why it cannot be taken over, or empty."""
 T = TypeVar("T")
+
+
+async def tell_nobody(_faults: Mapping[str, str]) -> None:
+    """The report of a replica that is alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
 from aegis_agent.domain.errors import ToolNameTaken
-from aegis_agent.domain.model_sync import Report, tell_nobody
-from aegis_agent.domain.replicas import Changed
+from aegis_agent.domain.replicas import Changed, Report, tell_nobody
 from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
 
 MAX_FILES: Final = 100

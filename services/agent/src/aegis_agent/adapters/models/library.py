@@ -9,9 +9,16 @@ from typing import Final
 
 from aegis_agent.adapters.models.claims import claimed
 from aegis_agent.adapters.models.loading import LoadRecords
-from aegis_agent.adapters.models.marks import EVERY_MODEL, KEYS_TOPIC, ModelMarks
+from aegis_agent.adapters.models.marks import ModelMarks
 from aegis_agent.adapters.models.publisher_keys import StoredPublisherKeys, public_keys
-from aegis_agent.domain.model import AliasMove, Loading, ModelChange, ModelVersion
+from aegis_agent.domain.model import (
+    EVERY_MODEL,
+    KEYS_TOPIC,
+    AliasMove,
+    Loading,
+    ModelChange,
+    ModelVersion,
+)
 from aegis_agent.domain.model_errors import distrusted
 from aegis_agent.domain.publishers import KeyState, PublisherKey
 from aegis_agent.domain.version_errors import ModelQuotaExceeded, ModelVersionDeleted
@@ -71,7 +78,7 @@ class StoredModels:
         self._quota_bytes = quota_bytes
         self._aliases = Aliases(objects, clock=clock)
         self._loading = LoadRecords(objects, clock=clock)
-        self._marks = ModelMarks(objects, self._models, clock=clock)
+        self._marks = ModelMarks(objects, clock=clock)
         self._clock = clock
 
     async def version(self, tenant: str, model: str, version: str) -> ModelVersion:
@@ -198,9 +205,9 @@ class StoredModels:
     async def changes(self) -> list[ModelChange]:
         return await self._marks.changes()
 
-    async def announce_keys(self, tenant: str) -> None:
-        """Let all replicas look at a tenant's models: its keys are worth something else now."""
-        await self._marks.announce(tenant, EVERY_MODEL, [KEYS_TOPIC])
+    async def announce_keys(self, tenant: str) -> str:
+        """Let all replicas look at a tenant's keys, which are worth something else now; return the change."""
+        return await self._marks.announce(tenant, EVERY_MODEL, [KEYS_TOPIC])
 
     def _store(self, keys: Mapping[str, PublisherKey]) -> ModelStore:
         # Compromised ones too: what they signed is known, and named as what it is.

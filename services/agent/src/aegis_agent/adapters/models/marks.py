@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 
@@ -18,10 +17,6 @@ from aegis_common.store.objects import ObjectStore, object_key
 from aegis_common.store.records import read_record
 
 SCHEMA_VERSION: Final = 2
-EVERY_MODEL: Final = ""
-"""Stands for all models of a tenant."""
-KEYS_TOPIC: Final = "keys"
-"""What marks are about when a tenant's keys are worth something else."""
 _FOLDER: Final = ("aegis-system", "agent-model-changes")
 _KEPT: Final = timedelta(minutes=10)
 _FIELDS: Final = frozenset({"schema_version", "tenant", "model", "topics"})
@@ -33,17 +28,13 @@ class ModelMarks:
 
     Args:
         objects: Where they lie.
-        models: Returns the names of a tenant's models.
         clock: Present time.
     """
 
-    def __init__(
-        self, objects: ObjectStore, models: Callable[[str], Awaitable[list[str]]], *, clock: Clock
-    ) -> None:
+    def __init__(self, objects: ObjectStore, *, clock: Clock) -> None:
         self._objects = objects
-        self._models = models
         self._clock = clock
-        self._read: dict[str, list[ModelChange]] = {}
+        self._read: dict[str, ModelChange | None] = {}
 
     async def changes(self) -> list[ModelChange]:
         """Return what the marks name; one that cannot be read is logged and left out.
@@ -57,15 +48,15 @@ class ModelMarks:
             if entry.modified_at < old:
                 self._read.pop(entry.key, None)
                 await self._objects.delete(entry.key)
-        read = [await self._changes(entry.key) for entry in found if entry.modified_at >= old]
-        return [change for changes in read for change in changes]
+        read = [await self._change(entry.key) for entry in found if entry.modified_at >= old]
+        return [change for change in read if change is not None]
 
     async def announce(self, tenant: str, model: str, topics: Iterable[str]) -> str:
         """Let every replica know what of a model has been changed; without topics nothing has.
 
         Args:
             tenant: Whose.
-            model: Its name, or `EVERY_MODEL`.
+            model: Its name, or `EVERY_MODEL` for the tenant's keys.
             topics: What was changed.
 
         Returns:
@@ -87,19 +78,15 @@ class ModelMarks:
             return ""
         return key
 
-    async def _changes(self, key: str) -> list[ModelChange]:
+    async def _change(self, key: str) -> ModelChange | None:
         if key not in self._read:
             try:
-                mark = _mark(await self._objects.get(key), key)
+                self._read[key] = _mark(await self._objects.get(key), key)
             except ObjectNotFound:
-                return []  # another replica has just removed it
+                return None  # another replica has just removed it
             except RecordUnreadable as error:  # a look at everything finds what it is about
                 _log.error("a mark of a change cannot be read", extra={"error": error.message})
-                self._read[key] = []
-            else:
-                every = mark.model == EVERY_MODEL
-                names = await self._models(mark.tenant) if every else [mark.model]
-                self._read[key] = [replace(mark, model=name) for name in names]
+                self._read[key] = None
         return self._read[key]
 
 

@@ -9,7 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from aegis.agent.v1 import publisher_service_pb2 as pb
 from aegis.agent.v1 import publisher_service_pb2_grpc as pb_grpc
+from aegis_agent.adapters.replicas.answers import everywhere
 from aegis_agent.domain.publishers import KeyState, Owner, PublisherKey, Publishers
+from aegis_agent.domain.replicas import Replicas
 from aegis_common.paging import page
 from aegis_common.rpc.call import current_call
 from aegis_common.signing import key_id
@@ -27,8 +29,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class PublisherServicer(pb_grpc.PublisherServiceServicer):
     """Translate only: no decisions about keys."""
 
-    def __init__(self, publishers: Publishers) -> None:
+    def __init__(self, publishers: Publishers, replicas: Replicas) -> None:
         self._publishers = publishers
+        self._replicas = replicas
 
     async def GetPublisher(
         self, request: pb.GetPublisherRequest, context: Context
@@ -65,8 +68,10 @@ class PublisherServicer(pb_grpc.PublisherServiceServicer):
         self, request: pb.RevokePublisherKeyRequest, context: Context
     ) -> pb.RevokePublisherKeyResponse:
         wanted = request.name.removeprefix(_COLLECTION)
-        revoked = await self._publishers.revoke(_owner(), wanted, compromised=request.compromised)
-        return pb.RevokePublisherKeyResponse(publisher_key=_key(revoked))
+        done = await self._publishers.revoke(_owner(), wanted, compromised=request.compromised)
+        return pb.RevokePublisherKeyResponse(
+            publisher_key=_key(done.value), replicas=await everywhere(self._replicas, done.change)
+        )
 
 
 def _owner() -> Owner:
