@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from aegis_agent import AgentManager
+from aegis_agent.adapters.mcp import mounts as mounts_module
 from aegis_agent.adapters.mcp import upstream as upstream_module
 from aegis_agent.adapters.mcp import upstream_http
 from aegis_agent.adapters.mcp.mounts import Mounts
@@ -285,6 +286,16 @@ async def test_a_tool_that_cannot_be_offered_does_not_keep_the_others_away(
             assert ["good"] == names(manager)
     told = [record for record in caplog.records if "cannot be offered" in record.message]
     assert 4 == len(told)
+
+
+async def test_the_tools_of_one_server_do_not_fill_everybodys_lists(
+    hostile: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts_module, "_MAX_SAID_BYTES", 3000)
+    made, options = hostile
+    made.tools = [tool(f"tool{i}", description="x" * 1000) for i in range(5)]
+    async with mounted(options) as (manager, _):
+        assert ["tool0", "tool1"] == names(manager)
 
 
 async def test_a_server_cannot_list_tools_without_end(hostile: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from aegis_agent.domain.content import fault_of
 MAX_PATTERN_TEXT: Final = 16 << 10
 """Longest text, in characters, that a pattern from elsewhere is matched with."""
 _MAX_SHOWN: Final = 80
-_CHARS_A_STEP: Final = 32
+_CHARS_A_STEP: Final = 128
 
 Errors = Iterator[ValidationError]
 Keyword = Callable[[Any, Any, Any, Mapping[str, Any]], Iterable[ValidationError] | None]
@@ -46,7 +46,7 @@ class Steps:
 
 
 STEPS: Final[ContextVar[Steps]] = ContextVar("aegis_schema_steps")
-"""What a check against a foreign schema may take; set around each."""
+"""What a check may take; set around each."""
 
 
 FORMATS: Final = FormatChecker()
@@ -164,18 +164,16 @@ def _counted(keyword: Keyword) -> Keyword:
 
 _OURS: Final[dict[str, Any]] = {"type": _type, "contentMediaType": _media_type, "uniqueItems": _unique}
 
-OwnValidator: Final[Any] = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {**_OURS, **_Patterns(own_matcher, bounded=False).keywords()}
-)
-"""For schemas that come with our own code."""
 
-_FOREIGN: Final[dict[str, Any]] = {
-    **Draft202012Validator.VALIDATORS,
-    **_OURS,
-    **_Patterns(foreign_matcher, bounded=True).keywords(),
-    **dict.fromkeys(UNSUPPORTED, _unsupported),
-}
-ForeignValidator: Final[Any] = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {name: _counted(keyword) for name, keyword in _FOREIGN.items()}
+def _validator(patterns: _Patterns, more: Mapping[str, Keyword]) -> Any:
+    keywords = {**Draft202012Validator.VALIDATORS, **_OURS, **patterns.keywords(), **more}
+    counted = {name: _counted(keyword) for name, keyword in keywords.items()}
+    return extend(Draft202012Validator, counted)  # type: ignore[no-untyped-call]
+
+
+OwnValidator: Final = _validator(_Patterns(own_matcher, bounded=False), {})
+"""For schemas that come with our own code."""
+ForeignValidator: Final = _validator(
+    _Patterns(foreign_matcher, bounded=True), dict.fromkeys(UNSUPPORTED, _unsupported)
 )
-"""For schemas from elsewhere: each keyword takes one of `STEPS`."""
+"""For schemas from elsewhere."""

@@ -33,11 +33,22 @@ from aegis_agent.domain.schema import holds_content, is_binary, member
 from aegis_agent.domain.tool import JsonSchema, ToolSpec
 
 _MAX_VIOLATIONS: Final = 10
-_BASE_STEPS: Final = 10_000
-_STEPS_AN_ELEMENT: Final = 20
-_MAX_ELEMENTS: Final = 50_000
+# Variants inside variants, as in a tree of expressions, could take a number of steps that doubles with each
+# level of the value.
+_BASE_STEPS: Final = 5000
+_STEPS_AN_ELEMENT: Final = 50
+_MAX_ELEMENTS: Final = 1_000_000
 _NOWHERE: Final[Registry[Any]] = Registry()
 """Knows no schemas and fetches none."""
+
+
+def _left_out(value: Any) -> str:
+    if isinstance(value, bytes | ArtifactRef):
+        return ""
+    raise TypeError(f"JSON has no form for {type(value).__name__}")
+
+
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_left_out)
 
 
 class SchemaChecks:
@@ -45,14 +56,12 @@ class SchemaChecks:
 
     Args:
         spec: The tool's schemas.
-        foreign: Whether somebody else wrote them and `check_foreign` took them: what a check may cost is then
-            bounded.
+        foreign: Whether somebody else wrote them, and `check_foreign` took them.
     """
 
     def __init__(self, spec: ToolSpec, *, foreign: bool = False) -> None:
         self._tool = spec.name
         self._schema = spec.input_schema
-        self._steps = _bounded if foreign else _unbounded
         made = ForeignValidator if foreign else OwnValidator
         self._input = made(_bare(spec.input_schema), format_checker=FORMATS, registry=_NOWHERE)
         self._output = made(_bare(spec.output_schema), registry=_NOWHERE)
@@ -74,10 +83,10 @@ class SchemaChecks:
     def _faults(self, validator: Any, value: Any, limit: int) -> list[Violation]:
         """Return what is wrong with a value, up to *limit*; that it cannot be checked is a fault too."""
         try:
-            with self._steps(value):
+            with _steps(_BASE_STEPS + _STEPS_AN_ELEMENT * count(value, _MAX_ELEMENTS)):
                 return [_violation(error) for error in islice(validator.iter_errors(value), max(0, limit))]
         except TooManySteps:
-            fault = ("steps", "takes more work to check than is done with a schema from elsewhere")
+            fault = ("steps", "takes more work to check than a value of its size may; make it less nested")
         except BadPattern as error:
             fault = ("pattern", str(error))
         except RecursionError:
@@ -92,7 +101,7 @@ class SchemaChecks:
 def _no_json(value: Any) -> list[Violation]:
     """Return what keeps a value, bytes in it aside, from being sent as JSON."""
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False, default=_left_out).encode()
+        _JSON.encode(value).encode()
     except UnicodeEncodeError:
         return [Violation("", "json", "it has half a surrogate pair, which is no character")]
     except (ValueError, TypeError, RecursionError) as error:
@@ -100,25 +109,13 @@ def _no_json(value: Any) -> list[Violation]:
     return []
 
 
-def _left_out(value: Any) -> str:
-    if isinstance(value, bytes | ArtifactRef):
-        return ""
-    raise TypeError(f"JSON has no form for {type(value).__name__}")
-
-
 @contextmanager
-def _bounded(value: Any) -> Iterator[None]:
-    left = _BASE_STEPS + _STEPS_AN_ELEMENT * count(value, _MAX_ELEMENTS)
+def _steps(left: int) -> Iterator[None]:
     token = STEPS.set(Steps(left))
     try:
         yield
     finally:
         STEPS.reset(token)
-
-
-@contextmanager
-def _unbounded(_: Any) -> Iterator[None]:
-    yield
 
 
 def _bare(schema: JsonSchema) -> JsonSchema:

@@ -18,6 +18,7 @@ from aegis_agent.adapters.mcp.upstream import (
     RemoteRunner,
     Upstream,
     UpstreamOptions,
+    definition_of,
     digest_of,
     may_be_repeated,
 )
@@ -33,6 +34,7 @@ _MAX_TOLD: Final = 10_000
 _MAX_PINS: Final = 10_000
 _MAX_NAME: Final = 100
 _MAX_NAMES: Final = 5
+_MAX_SAID_BYTES: Final = 4 << 20
 _MAX_DESCRIPTION: Final = 16 << 10
 _OTHER: Final = re.compile(r"[^a-z0-9_.-]")
 # Text, media, or anything: what a tool without an output schema may give.
@@ -111,13 +113,19 @@ class Mounts:
         for tool in listed:
             if "*" in options.allow or tool.name in options.allow:
                 found.setdefault(_local_name(options.prefix, tool.name), []).append(tool)
-        good = {}
+        good, room = {}, _MAX_SAID_BYTES
         for name, tools in found.items():
             if len(tools) > 1:
                 told = ", ".join(sorted({tool.name[:_MAX_NAME] for tool in tools})[:_MAX_NAMES])
                 self._tell(options, name, f"of several tools: {told}")
             elif self._is_as_pinned(options, tools[0]):
-                good[name] = tools[0]
+                room -= len(definition_of(tools[0]))
+                if room >= 0:
+                    good[name] = tools[0]
+                else:
+                    self._tell(
+                        options, name, f"the tools of one server may say {_MAX_SAID_BYTES} bytes together"
+                    )
         return good
 
     def _withdraw(self, options: UpstreamOptions, name: str, kept: _Offered) -> None:

@@ -82,7 +82,12 @@ class UpstreamOptions:
 
 
 def digest_of(tool: RemoteTool) -> str:
-    """Return the SHA-256 of what counts of a tool: name, description, schemas, and that it may be repeated.
+    """Return the SHA-256 of what counts of a tool; errors as of `definition_of`."""
+    return hashlib.sha256(definition_of(tool)).hexdigest()
+
+
+def definition_of(tool: RemoteTool) -> bytes:
+    """Return what counts of a tool as canonical JSON: name, description, schemas, that it may be repeated.
 
     Raises:
         ValueError, TypeError, RecursionError: It has no canonical form.
@@ -95,7 +100,7 @@ def digest_of(tool: RemoteTool) -> str:
     }
     if may_be_repeated(tool):
         said["idempotent"] = True
-    return hashlib.sha256(canonical_json(said)).hexdigest()
+    return canonical_json(said)
 
 
 def may_be_repeated(tool: RemoteTool) -> bool:
