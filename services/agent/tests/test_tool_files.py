@@ -28,12 +28,13 @@ from aegis_agent.domain.replicas import ReplicaState, ReplicaStatus
 from aegis_agent.domain.tool_files import (
     FileId,
     InvalidToolFile,
+    ToolFile,
     ToolFiles,
     ToolFilesDisabled,
     TooManyToolFiles,
     UnknownToolFile,
 )
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ConfigurationError, ErrorKind
 from aegis_common.pki import new_ed25519
 from aegis_common.signing import Signer
 from aegis_common.store.errors import RecordSignatureInvalid
@@ -338,6 +339,32 @@ async def test_without_leave_nothing_can_be_put_or_read(manager: AgentManager) -
             await files.files(owner="default")
     with pytest.raises(UnknownTool):
         await manager.dispatch("greet", {"name": "Ada"})
+
+
+async def test_a_file_with_an_unforeseen_fault_harms_no_other(world: World) -> None:
+    class Falling(StoredToolFiles):
+        async def source(self, found: ToolFile) -> bytes:
+            if found.file == GREET:
+                raise ZeroDivisionError
+            return await super().source(found)
+
+    other = FileId("default", "other.py")
+    async with world.replica("a") as here:
+        await here.put(saying("hello"))
+        await here.put(only("other"), file=other)
+    async with world.managers.empty("b") as manager, FileHost(manager) as host:
+        files = ToolFiles(Falling(world.objects, world.seal), host)
+        await files.look()
+
+        assert await manager.dispatch("other", {}) == "other"
+        with pytest.raises(UnknownTool):
+            await manager.dispatch("greet", {"name": "Ada"})
+
+
+async def test_leave_without_a_key_to_sign_with_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="records_key"):
+        async with fleet_in(tmp_path, [{"tool_files": True}]):
+            pass
 
 
 async def test_the_service_puts_lists_reads_and_deletes_on_both_agents(tmp_path: Path) -> None:

@@ -156,9 +156,11 @@ async def running_tool_files(
     """The tools that are added through the service, which follow the store while the block runs.
 
     Raises:
-        ConfigurationError: A file holds no Ed25519 key.
+        ConfigurationError: They are allowed, and there is no key to sign them with.
     """
     seal = _seal(settings) if settings.tool_files else None
+    if settings.tool_files and seal is None:
+        raise ConfigurationError("tool_files is set, and records_key is not: agents sign tool files with it")
     records = StoredToolFiles(model_objects(settings), seal) if seal is not None else None
     async with FileHost(manager, children_only=True) as host:
         files = ToolFiles(records, host, report=replicas.report)

@@ -254,21 +254,37 @@ class ToolFiles:
             if number <= before:
                 return
             try:
-                await self._take_over(records, file, number)
-                fault = ""
+                fault = await self._fault(records, file, number)
             except AegisError as error:
-                if error.kind is ErrorKind.UNAVAILABLE:
-                    self._tell_away(error.message)
-                    return
-                fault = error.message
-                extra = {"file": file.name, "tenant": file.owner, "error": fault}
-                _log.error("tool file is not taken over", extra=extra)
+                self._tell_away(error.message)
+                return
             self._applied[file] = number
         # Those in between have been replaced: nothing of them is missing here.
         await self._report(
             {records.change(file, item): "" for item in range(max(before + 1, number - 8), number)}
             | {records.change(file, number): fault}
         )
+
+    async def _fault(self, records: ToolFileRecords, file: FileId, number: int) -> str:
+        """Take a change over; return why it cannot be, or nothing.
+
+        Raises:
+            AegisError: Something is away; the next look tries again.
+        """
+        try:
+            await self._take_over(records, file, number)
+        except AegisError as error:
+            if error.kind is ErrorKind.UNAVAILABLE:
+                raise
+            fault = error.message
+        except Exception as error:  # a fault of ours must not keep other files, or the start, waiting
+            _log.exception("tool file %s: unforeseen error", file.name)
+            fault = f"unforeseen {type(error).__name__}; the log has the details"
+        else:
+            return ""
+        extra = {"file": file.name, "tenant": file.owner, "error": fault}
+        _log.error("tool file is not taken over", extra=extra)
+        return fault
 
     async def _take_over(self, records: ToolFileRecords, file: FileId, number: int) -> None:
         found = await records.read(file, number)
