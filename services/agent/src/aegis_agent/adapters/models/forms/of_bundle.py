@@ -13,6 +13,7 @@ from aegis_agent.adapters.models.forms.texts import TextReader, TextsReader
 from aegis_agent.adapters.models.forms.vectors import VectorWriter
 from aegis_agent.adapters.models.tensors import DTYPES
 from aegis_agent.adapters.validation import SchemaChecks
+from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.inference import Profile, Signature, TensorSpec
 from aegis_agent.domain.tool import ToolSpec
 from aegis_common.store.bundle import Bundle
@@ -31,7 +32,8 @@ def bundle_form(tool: str, bundle: Bundle, signature: Signature, profile: Profil
         return tensor_form(tool, signature, bundle.labels)
     made = _Making(tool, bundle, signature, profile)
     reader, writer = made.reader(), made.writer()
-    return Form(reader, writer, _InputChecks(tool, reader, writer), bundle.labels)
+    checks = _RowChecks(tool, reader, writer) if isinstance(reader, RowReader) else None
+    return Form(reader, writer, checks or _InputChecks(tool, reader, writer), bundle.labels)
 
 
 class _InputChecks(SchemaChecks):
@@ -44,6 +46,17 @@ class _InputChecks(SchemaChecks):
         )
 
     def output(self, value: Any) -> None: ...
+
+
+class _RowChecks(_InputChecks):
+    def __init__(self, tool: str, reader: RowReader, writer: Writer) -> None:
+        super().__init__(tool, reader, writer)
+        self._look = reader.look
+
+    def input(self, arguments: Arguments) -> Arguments:
+        if arguments.keys() == {"rows"} and self._look.fit(arguments["rows"]):
+            return arguments
+        return super().input(arguments)
 
 
 class _Making:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from aegis_agent.adapters.models.forms.form import Item, Prepare, closed
+from aegis_agent.adapters.models.forms.row_checks import RowLook
 from aegis_agent.adapters.models.tensors import BYTES, DTYPES
 from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.errors import InvalidToolInput, Violation
@@ -31,6 +32,9 @@ class RowReader:
         only: The input that takes all features; empty where the bundle names none.
         together: Rows may be run together: each gives the same result alone.
 
+    Attributes:
+        look: Tells sound rows quickly.
+
     Raises:
         InvalidModelBundle: Features and inputs do not fit each other.
     """
@@ -52,6 +56,7 @@ class RowReader:
         rows = {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}
         self.properties: Final[Mapping[str, Any]] = {"rows": rows}
         self.required: Final[Sequence[str]] = ["rows"]
+        self.look: Final = RowLook(tabular.features, most=MAX_ROWS)
 
     async def read(self, arguments: Arguments, prepare: Prepare) -> list[Item]:  # noqa: ARG002  # nothing to prepare
         return await offloaded(self._items, arguments["rows"])
