@@ -1,4 +1,4 @@
-"""`aegis carbon`: check, intensity, forecast, plan, zones."""
+"""`aegis carbon`: check, intensity, forecast, plan, run, zones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.carbon_plans import forecast, plan
+from aegis_client.cli.carbon_run import run
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
 
@@ -102,6 +103,7 @@ def intensity(
 
 app.command()(forecast)
 app.command()(plan)
+app.command()(run)
 
 
 @app.command()

@@ -1,0 +1,74 @@
+"""`aegis carbon run`: runs a command when power is clean, and in time."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from aegis_client.cli.arguments import duration_s, moment_of
+from aegis_client.cli.state import state_of
+from aegis_client.errors import UsageError
+
+_CHOICES: Final = ("run_now", "run_at_latest_start")
+
+
+def run(
+    ctx: typer.Context,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run: after --.")],
+    duration: Annotated[str, typer.Option(metavar="DURATION", help="How long it runs, about: 1h.")],
+    within: Annotated[
+        str, typer.Option(metavar="DURATION|TIME", help="It has ended within this time, or by this time.")
+    ],
+    zone: Annotated[str, typer.Option(help="Grid zone. Default: the deployment's.")] = "",
+    interruptible: Annotated[
+        bool, typer.Option("--interruptible", help="Suspend and continue it, with all its processes.")
+    ] = False,
+    min_chunk: Annotated[
+        str, typer.Option(metavar="DURATION", help="With --interruptible: shortest time that it runs.")
+    ] = "",
+    on_suspend: Annotated[
+        str, typer.Option(metavar="SHELL", help="Suspends it instead of SIGSTOP; gets AEGIS_PID.")
+    ] = "",
+    on_resume: Annotated[
+        str, typer.Option(metavar="SHELL", help="Continues it instead of SIGCONT; gets AEGIS_PID.")
+    ] = "",
+    on_missing: Annotated[
+        str, typer.Option(metavar="|".join(_CHOICES), help="Without a forecast. Default: run_now.")
+    ] = "run_now",
+) -> None:
+    """Run a command while power is clean, so that it has ended in time.
+
+    It starts at the latest start whatever happens: also when nobody answers. Output, input and exit code
+    are the command's; signals are passed on. Messages go to stderr.
+    """
+    from aegis_client.carbon_plans import PlannedJob
+    from aegis_client.cli.paced_process import PacedProcess
+    from aegis_client.cli.paced_session import PacedSession, PlanSource
+    from aegis_client.pacing import Pacer
+
+    if on_missing not in _CHOICES:
+        raise UsageError(f"--on-missing {on_missing!r} is not one of {', '.join(_CHOICES)}")
+    job = PlannedJob(
+        duration=_positive(duration_s(duration, "--duration"), duration),
+        zones=[zone] if zone else (),
+        deadline=moment_of(within, "--within"),
+        interruptible=interruptible,
+        min_chunk=duration_s(min_chunk, "--min-chunk"),
+    )
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"command {command[0]!r} is not found, or cannot be executed")
+    source = PlanSource(state_of(ctx))
+    pacer = Pacer(job, source.plan, at_latest=on_missing == "run_at_latest_start")
+    if pacer.latest_start() < datetime.now(UTC):
+        typer.echo("aegis: it cannot end in time: starting it at once", err=True)
+    process = PacedProcess(command, on_suspend=on_suspend, on_resume=on_resume)
+    raise typer.Exit(PacedSession(pacer, process, source).run())
+
+
+def _positive(found: float | None, text: str) -> float:
+    if not found:
+        raise UsageError(f"--duration {text!r} is no time above 0; for example 1h")
+    return found
