@@ -124,6 +124,13 @@ def centred() -> bytes:
     return _model(nodes, [("input", floats, ["n", 4])], [("output", floats, ["n", 4])])
 
 
+def added() -> bytes:
+    """Return a model that adds `a` and `b`, which fails where their numbers of rows differ."""
+    floats = TensorProto.FLOAT
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"])]
+    return _model(nodes, [(name, floats, [f"n{name}", 2]) for name in "ab"], [("sum", floats, ["n", 2])])
+
+
 def endless() -> bytes:
     """Return a model that adds 1 as often as its input says: nothing tells how long it takes."""
     body = helper.make_graph(

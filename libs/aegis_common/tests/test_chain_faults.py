@@ -31,6 +31,7 @@ from aegis_common.rpc.ops import ops_server
 from aegis_common.rpc.server import Registration, Running, serving
 from aegis_common.settings import ServiceSettings
 from aegis_common.signing import Signer
+from aegis_common.testing.audit import lines
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.waiting import until
 from aegis_common.tls import IdentityFiles, server_credentials
@@ -175,6 +176,31 @@ async def test_an_audit_log_whose_file_was_removed_takes_no_calls(mesh: Mesh, tm
         log.check()
     with pytest.raises(AuditUnavailable):
         await log.close()
+
+
+@pytest.mark.parametrize("account", ["sdk", "fl-node"])
+@pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05abc", b"\x0a\x01\xff"])
+async def test_bytes_that_are_no_message_are_refused_and_audited_as_any_call(
+    mesh: Mesh, server: Running, account: str, data: bytes
+) -> None:
+    async with mesh_channel(f"127.0.0.1:{server.port}", service="carbon", tls=mesh.tls(account)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/aegis.carbon.v1.CarbonService/GetIntensity")(data, timeout=10)
+
+    audit = mesh.service_kwargs("carbon")["audit_dir"]
+    records: list[dict[str, Any]] = []
+
+    def audited() -> bool:
+        records[:] = [record for file in Path(audit).glob("*.jsonl") for record in lines(file)]
+        return any(record["kind"] == "call" for record in records)
+
+    await until(audited)
+    [record] = [record for record in records if record["kind"] == "call"]
+    known = account == "sdk"  # others are not told what is wrong with what they may not ask
+    expected = ("INVALID_ARGUMENT", "UNREADABLE_REQUEST") if known else ("PERMISSION_DENIED", "ROLE_MISSING")
+
+    assert expected == (caught.value.code().name, details_of(caught.value).reason)
+    assert expected == (record["code"], record["reason"])
 
 
 async def test_a_connection_that_says_nothing_does_not_hold_up_the_probes() -> None:

@@ -24,7 +24,7 @@ from aegis_agent.domain.errors import ModelNotLoadable, ToolFailed
 from aegis_agent.domain.inference import Strategy
 from aegis_agent.domain.model import ModelVersion
 from aegis_agent.domain.model_errors import ModelMemoryExhausted
-from oip_support import centred, convolution, dense, endless, identity, slow, stubborn
+from oip_support import added, centred, convolution, dense, endless, identity, slow, stubborn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -285,16 +285,8 @@ async def test_a_model_that_fits_nowhere_is_refused_by_size(manager: AgentManage
 
 async def test_what_a_model_reports_is_that_calls_error(manager: AgentManager) -> None:
     """The sizes agree with the signature, but not with each other."""
-    floats = TensorProto.FLOAT
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["a", "b"], ["sum"])],
-        "m",
-        [helper.make_tensor_value_info(name, floats, [f"n{name}", 2]) for name in "ab"],
-        [helper.make_tensor_value_info("sum", floats, ["n", 2])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     async with loader(manager) as loading:
-        runner = await loading.load(bytes(model.SerializeToString()))
+        runner = await loading.load(added())
         now = asyncio.get_running_loop().time()
         with pytest.raises(ToolFailed) as caught:
             await runner.infer(

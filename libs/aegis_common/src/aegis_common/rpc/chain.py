@@ -14,7 +14,9 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
+from aegis_common.errors import InvalidArgument
 from aegis_common.rpc.access import MethodRule
 from aegis_common.rpc.call import Call, Context, Transport, enter_call
 
@@ -88,6 +90,12 @@ Checked = Callable[[Any], Any]
 """Returns a request, or a stream of them, once it is checked."""
 
 
+class UnreadableRequest(InvalidArgument):
+    """What was sent is no message of the method."""
+
+    reason = "UNREADABLE_REQUEST"
+
+
 class ChainInterceptor(grpc.aio.ServerInterceptor):
     """Put *chain* around every gRPC handler, and *check* in front of every request message."""
 
@@ -127,7 +135,8 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
         checked = self._checked_stream if handler.request_streaming else self._checked
         wrapped = (self._stream if handler.response_streaming else self._unary)(rule, inner, checked)
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        result: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        read = handler.request_deserializer and partial(_read, handler.request_deserializer)
+        result: Handler = make(wrapped, read, handler.response_serializer)
         return result
 
     def _unary(self, rule: MethodRule, inner: Served, checked: Checked) -> Served:
@@ -156,13 +165,25 @@ class ChainInterceptor(grpc.aio.ServerInterceptor):
         return run
 
     def _checked(self, request: Any) -> Any:
+        if request is _UNREADABLE:
+            raise UnreadableRequest("the bytes of the request are no message of the method's type")
         self._check(request)
         return request
 
     async def _checked_stream(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            self._check(request)
-            yield request
+            yield self._checked(request)
+
+
+_UNREADABLE: Final = object()
+
+
+def _read(deserialize: Callable[[bytes], Any], data: bytes) -> Any:
+    """Return a message, or `_UNREADABLE`: only within the chain can a request be refused and audited."""
+    try:
+        return deserialize(data)
+    except (DecodeError, ValueError):
+        return _UNREADABLE
 
 
 def _kind(handler: Any) -> str:
