@@ -64,10 +64,15 @@ class Uploads(artifact_grpc.ArtifactServiceServicer):
 
 
 class Publishers(publisher_grpc.PublisherServiceServicer):
-    """Keys of one tenant, listed one to a page."""
+    """Keys of one tenant, listed one to a page.
+
+    Attributes:
+        replicas: How far each agent is with a revocation.
+    """
 
     def __init__(self) -> None:
         self.keys: dict[str, publisher.PublisherKey] = {}
+        self.replicas: list[replica.ReplicaStatus] = []
 
     @property
     def trusted(self) -> TrustedKeys:
@@ -102,7 +107,7 @@ class Publishers(publisher_grpc.PublisherServiceServicer):
         key.state = states.STATE_COMPROMISED if request.compromised else states.STATE_RETIRED
         key.revoke_time.CopyFrom(START)
         key.revoked_by = SUBJECT
-        return publisher.RevokePublisherKeyResponse(publisher_key=key)
+        return publisher.RevokePublisherKeyResponse(publisher_key=key, replicas=self.replicas)
 
 
 class Models(pb_grpc.ModelServiceServicer):

@@ -145,6 +145,17 @@ def test_every_change_says_where_it_is_not_live_yet(
         assert aegis.err == "agent-2: LAGGING: wait\n"
 
 
+def test_an_agent_that_does_not_follow_a_revocation_is_named(aegis: Aegis, deployment: Deployment) -> None:
+    states = replica.ReplicaStatus
+    lagging = states(replica="agent-2", state=states.STATE_LAGGING, message="wait")
+    aegis("models", "keys", "enroll")
+    key_id = next(iter(deployment.publishers.keys)).removeprefix("publisherKeys/")
+    deployment.publishers.replicas = [lagging]
+
+    assert aegis("models", "keys", "revoke", key_id, "--compromised") == 0
+    assert aegis.err == "agent-2: LAGGING: wait\n"
+
+
 def test_a_version_of_a_compromised_key_is_marked(aegis: Aegis, deployment: Deployment) -> None:
     deployment.models.versions["models/digits/versions/v2"].distrusted = True
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from aegis.agent.v1 import publisher_service_pb2 as pb
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.values import enum_name, moment, resource
+from aegis_client.replicas import ReplicaStatus, read_replicas
 
 WHO: Final = method(pb, "PublisherService", "GetPublisher", pb.GetPublisherResponse)
 ENROLL: Final = method(pb, "PublisherService", "EnrollPublisherKey", pb.EnrollPublisherKeyResponse)
@@ -22,7 +23,7 @@ class Publisher:
 
     Attributes:
         tenant: For which the caller's keys count.
-        subject: The subject of the caller's token, or the SPIFFE id of its certificate.
+        subject: The subject of the caller's token, or the service account of its certificate.
     """
 
     tenant: str
@@ -42,6 +43,7 @@ class PublisherKey:
         create_time: When it was enrolled.
         revoke_time: When it was revoked at last, or None.
         revoked_by: Who revoked it, or empty.
+        replicas: After a revocation: how far each agent is with it; else empty.
     """
 
     name: str
@@ -52,6 +54,7 @@ class PublisherKey:
     create_time: datetime | None
     revoke_time: datetime | None
     revoked_by: str
+    replicas: tuple[ReplicaStatus, ...] = ()
 
     @property
     def key_id(self) -> str:
@@ -89,6 +92,9 @@ def list_keys(*, page_size: int = 0) -> Listing[PublisherKey]:
 def revoke(key: str, *, compromised: bool = False, timeout: float | None = None) -> Operation[PublisherKey]:
     """Revoke a key for good: nothing new that it signed is taken.
 
+    It waits up to 5 s for the other agents; the answer's `replicas` say how far they are. The same call again
+    asks again.
+
     Args:
         key: Id of the key, or `publisherKeys/` and the id.
         compromised: Somebody else may have the private key: nothing that it ever signed is served any longer.
@@ -99,7 +105,11 @@ def revoke(key: str, *, compromised: bool = False, timeout: float | None = None)
         PermissionDenied: Reason `PUBLISHER_KEY_OF_ANOTHER`.
     """
     request = pb.RevokePublisherKeyRequest(name=resource("publisherKeys", key), compromised=compromised)
-    return Operation(REVOKE, request, lambda answer: _read_key(answer.publisher_key), timeout)
+    return Operation(REVOKE, request, _read_revoked, timeout)
+
+
+def _read_revoked(answer: pb.RevokePublisherKeyResponse) -> PublisherKey:
+    return replace(_read_key(answer.publisher_key), replicas=read_replicas(answer.replicas))
 
 
 def _read_keys(answer: pb.ListPublisherKeysResponse) -> Page[PublisherKey]:

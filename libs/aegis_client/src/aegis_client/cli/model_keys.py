@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from aegis_client.cli.output import clock, print_json, print_table
+from aegis_client.cli.replica_view import print_replicas
 from aegis_client.cli.state import Format, Output, state_of
 
 app = typer.Typer(
@@ -78,3 +79,4 @@ def revoke(
         print_json(found)
     else:
         typer.echo(f"{found.name} is {found.state.lower()}")
+        print_replicas(found.replicas)
