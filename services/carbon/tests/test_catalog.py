@@ -8,6 +8,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
 from aegis_carbon.adapters.series import Series, read_series
 from aegis_carbon.adapters.uk import UkProvider
@@ -21,7 +22,7 @@ from aegis_common.errors import ConfigurationError
 
 @pytest.fixture
 async def uk(clock: ManualClock) -> UkProvider:
-    return UkProvider(httpx.AsyncClient(), clock=clock, timeout=timedelta(seconds=1))
+    return UkProvider(JsonApi(httpx.AsyncClient(), clock=clock, timeout=timedelta(seconds=1)), clock=clock)
 
 
 def catalog(*providers: IntensityProvider, default_zone: str = "GB", **thresholds: float) -> ZoneCatalog:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
+from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
 from aegis_carbon.adapters.retrying import RetryingProvider
 from aegis_carbon.adapters.series import read_series
@@ -37,7 +38,7 @@ async def provider(
 ) -> AsyncIterator[IntensityProvider]:
     uk_api.answer = lambda request: answer(request, clock.now)
     async with httpx.AsyncClient(base_url=uk_api.url) as client:
-        uk = UkProvider(client, clock=clock, timeout=timedelta(seconds=5))
+        uk = UkProvider(JsonApi(client, clock=clock, timeout=timedelta(seconds=5)), clock=clock)
         if request.param == "uk":
             yield uk
         elif request.param == "replay":

@@ -9,6 +9,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.retrying import ATTEMPTS, RetryingProvider
 from aegis_carbon.adapters.uk import UkProvider
 from aegis_carbon.domain.providers import ProviderError
@@ -23,7 +24,7 @@ async def client(uk_api: UkApi) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def retrying(client: httpx.AsyncClient, clock: ManualClock, *, budget: float = 20) -> RetryingProvider:
-    uk = UkProvider(client, clock=clock, timeout=timedelta(seconds=5))
+    uk = UkProvider(JsonApi(client, clock=clock, timeout=timedelta(seconds=5)), clock=clock)
     return RetryingProvider(uk, budget=timedelta(seconds=budget))
 
 

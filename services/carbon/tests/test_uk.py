@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from aegis_carbon.adapters.uk import MAX_ANSWER_BYTES, UkProvider
+from aegis_carbon.adapters.json_api import MAX_ANSWER_BYTES, JsonApi
+from aegis_carbon.adapters.uk import UkProvider
 from aegis_carbon.domain.intensity import AverageIntensity, Quality
 from aegis_carbon.domain.providers import ProviderError
 from aegis_carbon.testing.clock import ManualClock
@@ -24,7 +25,7 @@ TIMEOUT = timedelta(seconds=0.3)
 @pytest.fixture
 async def uk(uk_api: UkApi, clock: ManualClock) -> AsyncIterator[UkProvider]:
     async with httpx.AsyncClient(base_url=uk_api.url) as client:
-        yield UkProvider(client, clock=clock, timeout=TIMEOUT)
+        yield UkProvider(JsonApi(client, clock=clock, timeout=TIMEOUT), clock=clock)
 
 
 async def fault(uk: UkProvider, zone: str = "GB") -> ProviderError:
@@ -210,6 +211,8 @@ async def test_retry_after_is_read_as_seconds_or_as_a_date(
 
 async def test_nobody_there_is_unreachable_and_may_be_tried_again(clock: ManualClock) -> None:
     async with httpx.AsyncClient(base_url="http://127.0.0.1:9") as client:
-        error = await fault(UkProvider(client, clock=clock, timeout=timedelta(seconds=5)))
+        error = await fault(
+            UkProvider(JsonApi(client, clock=clock, timeout=timedelta(seconds=5)), clock=clock)
+        )
 
     assert ("UNREACHABLE", True) == (error.fault, error.retryable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from aegis_carbon.domain.schedule import DEFAULT_THRESHOLD, MAX_THRESHOLD
+from aegis_carbon.source_settings import HttpSettings, Url, check_tls, read_secret
 from aegis_common.errors import ConfigurationError
 from aegis_common.settings import Seconds, ServiceSettings
 
@@ -31,7 +32,7 @@ ORIGINAL_VARIABLES: Final[Mapping[str, str]] = {
     # The later of two names of one field wins.
     "AEGIS_CACHE_REDIS_URL": "cache_redis_url",
 }
-ProviderName = Literal["uk", "replay"]
+PROVIDERS: Final = ("uk", "replay", "http")
 _CONFIG: Final = SettingsConfigDict(
     env_prefix="AEGIS_CARBON_",
     env_nested_delimiter="__",
@@ -40,26 +41,19 @@ _CONFIG: Final = SettingsConfigDict(
     # A wrong value may be a secret in the wrong place.
     hide_input_in_errors=True,
 )
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 def _names(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
-def _each_once(names: tuple[ProviderName, ...]) -> tuple[ProviderName, ...]:
+def _known_and_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in PROVIDERS:
+            raise ValueError(f"there is no provider {name!r}; there are {', '.join(PROVIDERS)}")
     if len(set(names)) != len(names):
         raise ValueError(f"each provider may stand there once: {', '.join(names)}")
     return names
-
-
-def _http_url(url: str) -> str:
-    parts = urlsplit(url)  # raises ValueError itself
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("has a user or password in it, which logs would show; use AEGIS_CARBON_API_KEY_FILE")
-    if url and not (parts.scheme in ("https", "http") and parts.hostname):
-        raise ValueError(f"{url!r} is not a URL that begins with https:// or http://")
-    return url
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
@@ -77,24 +71,27 @@ class IntensitySettings(BaseSettings):
     model_config = _CONFIG
 
     providers: Annotated[
-        tuple[ProviderName, ...], NoDecode, BeforeValidator(_names), AfterValidator(_each_once)
+        tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_known_and_once)
     ] = Field(default=("uk", "replay"), min_length=1)
     """Providers in order of preference, separated by commas; a zone uses those that cover it."""
     default_zone: str = ""
-    """Zone of a call that names none. If empty: `GB` when `CARBON_API_URL` is set, else the replay file's
-    `demo-day`, or its first zone."""
+    """Zone of a call that names none. If empty: the first zone of the first provider that is set up (`uk` is
+    by `CARBON_API_URL`, or where there is no `replay`), else the replay file's `demo-day`, or its first."""
     intensity_threshold: Threshold = DEFAULT_THRESHOLD
     """Highest intensity at which work starts, in gCO2e/kWh; above 0, at most 5000. Also
     `CARBON_INTENSITY_THRESHOLD`."""
     zone_thresholds: dict[str, Threshold] = {}
     """The same for single zones, as JSON: `{"GB": 100}`."""
-    api_url: Annotated[str, AfterValidator(_http_url)] = ""
-    """Base URL of a mirror of the UK Carbon Intensity API; empty is the public one. Also `CARBON_API_URL`."""
+    api_url: Url = ""
+    """Base URL of a mirror of the UK Carbon Intensity API; empty is the public one. URLs of `http` that
+    begin with `/` follow it. Also `CARBON_API_URL`."""
     api_key_file: Path | None = None
     """File with a key for a private mirror, sent as a bearer token; the public API takes none."""
     api_key: SecretStr = SecretStr("")
     """The key itself; prefer `api_key_file`, which does not show in the process's environment. Also
     `CARBON_API_KEY`."""
+    http: HttpSettings | None = None
+    """Describes the API of the provider `http`, as JSON."""
     replay_file: Path | None = None
     """CSV or JSON series of the provider `replay`. If omitted, the synthetic week of the package."""
     cache_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
@@ -136,15 +133,11 @@ class IntensitySettings(BaseSettings):
         """
         key = self.api_key.get_secret_value()
         if self.api_key_file is not None:
-            try:
-                key = self.api_key_file.read_text("utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"AEGIS_CARBON_API_KEY_FILE cannot be read: {error}") from error
-        url = urlsplit(self.uk_api)
-        if key and url.hostname == urlsplit(PUBLIC_UK_API).hostname:
+            key = read_secret(self.api_key_file, "AEGIS_CARBON_API_KEY_FILE", url=self.uk_api)
+        if key and urlsplit(self.uk_api).hostname == urlsplit(PUBLIC_UK_API).hostname:
             raise ConfigurationError("the public UK API takes no key; CARBON_API_URL names a mirror")
-        if key and url.scheme != "https" and url.hostname not in _LOOPBACK:
-            raise ConfigurationError("the key would be sent without TLS; set CARBON_API_URL to an https URL")
+        if key:
+            check_tls(self.uk_api, "the key for CARBON_API_URL")
         return key
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
-import httpx
 from opentelemetry.metrics import Meter, get_meter
 
 from aegis_carbon.adapters.memory_cache import MemoryCache
 from aegis_carbon.adapters.metrics import Counters
 from aegis_carbon.adapters.redis_cache import RedisCache, connect
-from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
-from aegis_carbon.adapters.retrying import RetryingProvider
-from aegis_carbon.adapters.series import read_series
-from aegis_carbon.adapters.uk import NATIONAL, UkProvider
 from aegis_carbon.domain.advisor import CarbonAdvisor
 from aegis_carbon.domain.asking import Asking, LookupPolicy
 from aegis_carbon.domain.catalog import ZoneCatalog
@@ -25,13 +19,11 @@ from aegis_carbon.domain.lookup import IntensityLookup
 from aegis_carbon.domain.outlooks import OutlookLookup
 from aegis_carbon.domain.providers import IntensityCache, IntensityProvider
 from aegis_carbon.settings import IntensitySettings
+from aegis_carbon.sources import Workshop, make_provider
 from aegis_common.clock import Clock, utc_now
 from aegis_common.errors import ConfigurationError
 
 DEMO_ZONE: Final = "demo-day"
-USER_AGENT: Final = "aegis-carbon"
-_MOST_CONNECTIONS: Final = 8
-_CONNECT_TIMEOUT: Final = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,8 @@ async def carbon(
     """
     counters = Counters(meter or get_meter("aegis_carbon"))
     async with AsyncExitStack() as stack:
-        providers = [await _provider(name, settings, clock, stack) for name in settings.providers]
+        workshop = Workshop(settings, clock, stack)
+        providers = [make_provider(name, workshop) for name in settings.providers]
         catalog = ZoneCatalog(
             providers,
             default_zone=settings.default_zone or _default_zone(settings, providers),
@@ -80,36 +73,6 @@ async def carbon(
         yield Carbon(advisor, catalog, lookup, outlooks, clock)
 
 
-async def _provider(
-    name: str, settings: IntensitySettings, clock: Clock, stack: AsyncExitStack
-) -> IntensityProvider:
-    if name == "replay":
-        return ReplayProvider(read_series(settings.replay_file or PACKAGED), clock=clock)
-    client = await stack.enter_async_context(_http_client(settings))
-    uk = UkProvider(client, clock=clock, timeout=settings.request_timeout)
-    return RetryingProvider(uk, budget=settings.provider_budget)
-
-
-def _http_client(settings: IntensitySettings) -> httpx.AsyncClient:
-    # No redirects: they could carry the key, or a request, out of the egress allow-list.
-    headers = {"user-agent": USER_AGENT, "accept": "application/json"}
-    key = settings.key()
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    try:
-        return httpx.AsyncClient(
-            base_url=settings.uk_api,
-            headers=headers,
-            timeout=httpx.Timeout(
-                settings.request_timeout.total_seconds(), connect=_CONNECT_TIMEOUT.total_seconds()
-            ),
-            limits=httpx.Limits(max_connections=_MOST_CONNECTIONS),
-            follow_redirects=False,
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigurationError(f"CARBON_API_URL or CARBON_API_KEY cannot be used: {error}") from None
-
-
 async def _cache(
     settings: IntensitySettings, clock: Clock, counters: Counters, stack: AsyncExitStack
 ) -> IntensityCache:
@@ -125,8 +88,14 @@ async def _cache(
 
 
 def _default_zone(settings: IntensitySettings, providers: Sequence[IntensityProvider]) -> str:
-    by_name = {provider.name: [zone.id for zone in provider.zones] for provider in providers}
-    replayed = by_name.get("replay", [])
-    if "uk" in by_name and (settings.api_url or not replayed):
-        return NATIONAL
+    """Return the first zone of the first provider that somebody set up, else one of the replay."""
+    names = [provider.name for provider in providers]
+    for provider in providers:
+        # Without a setting of its own, `uk` and `replay` are there as defaults.
+        by_default = provider.name == "replay" or (provider.name == "uk" and "replay" in names)
+        if provider.zones and (not by_default or (provider.name == "uk" and settings.api_url)):
+            return provider.zones[0].id
+    replayed = [zone.id for zone in providers[names.index("replay")].zones] if "replay" in names else []
+    if not replayed:
+        raise ConfigurationError("no provider has a zone", providers=",".join(names))
     return DEMO_ZONE if DEMO_ZONE in replayed else replayed[0]
