@@ -23,8 +23,7 @@ from aegis_client.job_forms import (
     read_jobs,
     read_step,
 )
-from aegis_client.parts import Part
-from aegis_client.tools import payload_of
+from aegis_client.parts import Part, payload_of
 
 # Sent again without harm: each request has its own key.
 CREATE: Final = replace(method(pb, "JobService", "CreateJob", pb.CreateJobResponse), idempotent=True)

@@ -99,3 +99,19 @@ def from_proto(message: pb.Part) -> Part:
         media_type=message.media_type,
         filename=message.filename,
     )
+
+
+def payload_of(
+    arguments: Mapping[str, Any], parts: Sequence[Part], files: Mapping[str, Path | str | bytes]
+) -> list[pb.Part]:
+    """Return what is sent as a tool's input."""
+    raw = {key: bytes(value) for key, value in arguments.items() if isinstance(value, bytes | bytearray)}
+    plain = {key: value for key, value in arguments.items() if key not in raw}
+    made = [Part(json=plain)] if plain else []
+    made += [Part(data=value, name=key) for key, value in raw.items()]
+    made += [_file(key, given) for key, given in files.items()]
+    return [to_proto(part) for part in [*made, *parts]]
+
+
+def _file(name: str, given: Path | str | bytes) -> Part:
+    return Part(data=given, name=name) if isinstance(given, bytes) else Part.from_file(given, name=name)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from aegis.agent.v1 import agent_service_pb2 as pb
-from aegis.agent.v1 import part_pb2
 from aegis_client import parts as part_forms
 from aegis_client.core.operation import Feed, Listing, Operation, Page, Step, method
 from aegis_client.core.status import status_error
@@ -24,7 +23,7 @@ from aegis_client.core.values import (
     unstruct,
 )
 from aegis_client.errors import AegisApiError
-from aegis_client.parts import Part
+from aegis_client.parts import Part, payload_of
 from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
 from aegis_client.tool_files import ToolFilesSurface
 from aegis_client.tool_functions import by_flat_name, make_function
@@ -245,22 +244,6 @@ def _action(
         timeout=timeout,
         priority=priority,
     )
-
-
-def _file(name: str, given: Path | str | bytes) -> Part:
-    return Part(data=given, name=name) if isinstance(given, bytes) else Part.from_file(given, name=name)
-
-
-def payload_of(
-    arguments: Mapping[str, Any], parts: Sequence[Part], files: Mapping[str, Path | str | bytes]
-) -> list[part_pb2.Part]:
-    """Return what is sent as a tool's input."""
-    raw = {key: bytes(value) for key, value in arguments.items() if isinstance(value, bytes | bytearray)}
-    plain = {key: value for key, value in arguments.items() if key not in raw}
-    made = [Part(json=plain)] if plain else []
-    made += [Part(data=value, name=key) for key, value in raw.items()]
-    made += [_file(key, given) for key, given in files.items()]
-    return [part_forms.to_proto(part) for part in [*made, *parts]]
 
 
 def _request(action: Action) -> pb.DispatchRequest:
