@@ -168,6 +168,16 @@ async def test_a_key_with_a_revocation_that_nobody_can_read_counts_for_nothing(
     assert await publishers.keys("default") == []
 
 
+async def test_what_is_no_record_beside_the_records_harms_nobody(
+    publisher: Publisher, publishers: Publishers, signer: Signer
+) -> None:
+    await enroll(publishers, signer, ADA)
+    for place in ("junk", "odd/junk", f"{signer.key_id}/more/junk.json", f"{signer.key_id}/notes.txt"):
+        await publisher.objects.put(f"default/publisher-keys/{place}", b"junk")
+
+    assert [key.key_id for key in await publishers.keys("default")] == [signer.key_id]
+
+
 async def test_without_a_records_key_there_are_no_publisher_keys(
     publisher: Publisher, signer: Signer
 ) -> None:

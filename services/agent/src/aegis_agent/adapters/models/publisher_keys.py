@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ _ENROLMENT: Final = RecordKind(
 _REVOCATION: Final = RecordKind(
     "publisher-key-revocation", fields={"tenant", "key_id", "state", "by", "revoked_at"}
 )
+_RECORD: Final = re.compile(rf"{_FOLDER}/[0-9a-f]{{16}}/[a-z]+\.json")
 _READS_AT_ONCE: Final = 16
 _log: Final = logging.getLogger(__name__)
 
@@ -110,7 +112,8 @@ class StoredPublisherKeys:
     async def _records(self, prefix: str) -> dict[str, dict[str, Any] | None]:
         """Return the records below *prefix* by key; None stands for one that cannot be verified."""
         self._sealing()
-        found = await self._objects.list(prefix)
+        listed = await self._objects.list(prefix)
+        found = [key for key in listed if _RECORD.fullmatch("/".join(key.split("/")[1:]))]
         slots = asyncio.Semaphore(_READS_AT_ONCE)
 
         async def read(key: str) -> None:
