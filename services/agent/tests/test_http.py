@@ -78,6 +78,9 @@ class Handlers:
 
         return StreamingResponse(lines())
 
+    async def large(self, request: Request) -> ASGIApp:
+        return Response(bytes(32 << 20))
+
     async def cut(self, request: Request) -> ASGIApp:
         async def lines() -> AsyncIterator[bytes]:
             yield b"half"
@@ -95,6 +98,7 @@ class Handlers:
             Route("POST", "/wait", DISPATCH, self.wait, max_body_bytes=LIMIT),
             Route("GET", "/endless", LIST, self.endless),
             Route("GET", "/cut", LIST, self.cut),
+            Route("GET", "/large", LIST, self.large),
             Route("GET", "/other", LIST, self.fail, on_error=lambda s, _: JSONResponse({"error": s.message})),
         ]
 
@@ -336,6 +340,24 @@ async def test_a_client_that_goes_away_stops_the_work(door: Door, mesh: Mesh, pa
     await asyncio.sleep(0.1)
 
     assert ["CANCELLED"] == [record["code"] for record in calls(mesh)]
+
+
+async def test_who_does_not_read_holds_the_response_no_longer_than_the_call(door: Door, mesh: Mesh) -> None:
+    _, writer = await asyncio.open_connection(
+        "127.0.0.1",
+        door.http.port,
+        ssl=client_context(mesh, "sdk"),
+        server_hostname=server_dns("agent", "aegis"),
+        limit=1,
+    )
+    writer.write(b"GET /large HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 500m\r\n\r\n")
+    await until(lambda: bool(calls(mesh)), timeout_s=30)
+    await until(lambda: not door.http._state.connections, timeout_s=30)
+    writer.close()
+    whole = await door.get("/large")
+
+    assert ["DEADLINE_EXCEEDED", "OK"] == [record["code"] for record in calls(mesh)]
+    assert 32 << 20 == len(whole.content)
 
 
 async def test_an_error_in_the_middle_breaks_the_response(door: Door) -> None:

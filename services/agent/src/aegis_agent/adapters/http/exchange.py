@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Never
 
 import grpc
@@ -27,6 +27,7 @@ HEALTH_PATH: Final = "/healthz"
 _GRPC_TIMEOUT: Final = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _SELECT_S: Final = 30.0
+_PIECE_BYTES: Final = 256 << 10
 _log: Final = logging.getLogger(__name__)
 
 
@@ -243,9 +244,13 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         self.started = True
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._complete = True  # from here on the server calls the exchange disconnected
-        await self._send(message)
+        for piece in _pieces(message):
+            if piece["type"] == "http.response.body" and not piece.get("more_body", False):
+                self._complete = True  # from here on the server calls the exchange disconnected
+            await self._send(piece)
+        drain: Callable[[], Awaitable[None]] | None = self.scope.get(DRAIN)
+        if drain is not None:  # who does not read has the time of the call for it, and no more
+            await drain()
 
     async def cut(self) -> None:
         """End the connection in the middle of the response."""
@@ -291,6 +296,19 @@ class _Exchange:
 
 ABORT: Final = "aegis.abort"
 """Key of the ASGI scope for a function that drops the connection."""
+DRAIN: Final = "aegis.drain"
+"""Key of the ASGI scope for a function that returns when the client has read almost all that was sent."""
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """Cut a large body: TLS takes what is written at once into its buffers, whether anybody reads or not."""
+    body = message.get("body", b"")
+    if len(body) <= _PIECE_BYTES:
+        yield message
+        return
+    for start in range(0, len(body), _PIECE_BYTES):
+        more = message.get("more_body", False) or start + _PIECE_BYTES < len(body)
+        yield {**message, "body": body[start : start + _PIECE_BYTES], "more_body": more}
 
 
 def _headers(scope: Scope) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from aegis_agent.adapters.http.bodies import Bodies
-from aegis_agent.adapters.http.exchange import ABORT, PEER, HttpApp
+from aegis_agent.adapters.http.exchange import ABORT, DRAIN, PEER, HttpApp
 from aegis_agent.adapters.http.routes import Route
 from aegis_common.errors import ConfigurationError
 from aegis_common.pki import spiffe_id_of
@@ -164,6 +164,7 @@ class _Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.scope[PEER] = self._peer  # type: ignore[typeddict-unknown-key]
         self.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        self.scope[DRAIN] = self.flow.drain  # type: ignore[typeddict-unknown-key]
 
     def _end_of_head(self) -> None:
         self._in_head = False
