@@ -94,6 +94,8 @@ class IntensitySettings(BaseSettings):
     """Describes the API of the provider `http`, as JSON."""
     replay_file: Path | None = None
     """CSV or JSON series of the provider `replay`. If omitted, the synthetic week of the package."""
+    replay_speed: int = Field(default=1, ge=1, le=10_000)
+    """How much faster than time `replay` runs: at 1440 a day passes in a minute. For demonstrations."""
     cache_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
     """Redis that replicas share their answers in; if empty, each process has its own memory. Also
     `AEGIS_CACHE_REDIS_URL`, or else `REDIS_URL`."""

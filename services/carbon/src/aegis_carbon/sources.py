@@ -76,7 +76,9 @@ def make_provider(name: str, workshop: Workshop) -> IntensityProvider:
 
 
 def _replay(workshop: Workshop) -> IntensityProvider:
-    return ReplayProvider(read_series(workshop.settings.replay_file or PACKAGED), clock=workshop.clock)
+    settings = workshop.settings
+    series = read_series(settings.replay_file or PACKAGED)
+    return ReplayProvider(series, clock=workshop.clock, speed=settings.replay_speed)
 
 
 def _uk(workshop: Workshop) -> IntensityProvider:

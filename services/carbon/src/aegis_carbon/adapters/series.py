@@ -47,15 +47,19 @@ class Series:
     start: datetime
     end: datetime
 
-    def slot(self, moment: datetime) -> tuple[datetime, bool]:
-        """Return the start of the recorded slot that stands for *moment*, and whether it was shifted in time.
+    def slot(self, moment: datetime, later: timedelta = timedelta(0)) -> tuple[datetime, bool]:
+        """Return the start of the recorded slot that stands for a time, and whether it was shifted in time.
 
-        Within the series it is the slot around *moment*. Outside, the series repeats in whole weeks, so that
+        Within the series it is the slot around that time. Outside, the series repeats in whole weeks, so that
         the weekday and the time of day (UTC) match.
+
+        Args:
+            moment: The time.
+            later: Added to it; a sum that no calendar has will do.
         """
         period = math.ceil((self.end - self.start) / _WEEK) * _WEEK
-        offset = moment - self.start
-        shifted = not self.start <= moment < self.end
+        offset = moment - self.start + later
+        shifted = not timedelta(0) <= offset < self.end - self.start
         if shifted:
             offset %= period
         return self.start + offset // self.step * self.step, shifted
