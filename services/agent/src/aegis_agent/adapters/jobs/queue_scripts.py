@@ -82,15 +82,21 @@ local rooms, shared, ELSEWHERE = wanted.rooms, wanted.shared, -1
 if shared == cjson.null then shared = math.huge end
 local now = tonumber(redis.call('HGET', PREFIX .. 'shares', '') or 0)
 
-local tenants = {}
-for _, name in ipairs(redis.call('SMEMBERS', PREFIX .. 'tenants')) do
-  tenants[#tenants + 1] = {
-    name = name,
-    weight = wanted.weights[name] or 1,
-    held = tonumber(redis.call('HGET', PREFIX .. 'held', name) or 0),
-    had = math.max(tonumber(redis.call('HGET', PREFIX .. 'shares', name) or 0), now),
-    turn = tonumber(redis.call('HGET', PREFIX .. 'turns', name) or 0),
-  }
+-- What each waiting tenant has: a heap, whose first is served first.
+local tenants, names = {}, redis.call('SMEMBERS', PREFIX .. 'tenants')
+for from = 1, #names, 1000 do
+  local some = {unpack(names, from, math.min(from + 999, #names))}
+  local function of(key) return redis.call('HMGET', PREFIX .. key, unpack(some)) end
+  local held, had, turn = of('held'), of('shares'), of('turns')
+  for place, name in ipairs(some) do
+    tenants[#tenants + 1] = {
+      name = name,
+      weight = wanted.weights[name] or 1,
+      held = tonumber(held[place] or 0),
+      had = math.max(tonumber(had[place] or 0), now),
+      turn = tonumber(turn[place] or 0),
+    }
+  end
 end
 
 local function first_served(one, other)
@@ -123,11 +129,27 @@ local function next_of(tenant)
   end
 end
 
+local function sink(place)
+  while true do
+    local first = place
+    for child = 2 * place, math.min(2 * place + 1, #tenants) do
+      if first_served(tenants[child], tenants[first]) then first = child end
+    end
+    if first == place then return end
+    tenants[place], tenants[first] = tenants[first], tenants[place]
+    place = first
+  end
+end
+
+for place = math.floor(#tenants / 2), 1, -1 do sink(place) end
+
 local function choose()
-  table.sort(tenants, first_served)
-  for _, tenant in ipairs(tenants) do
-    local class, tool, key = next_of(tenant)
-    if class then return tenant, class, tool, key end
+  while tenants[1] do
+    local class, tool, key = next_of(tenants[1])
+    if class then return tenants[1], class, tool, key end
+    tenants[1] = tenants[#tenants]
+    tenants[#tenants] = nil
+    sink(1)
   end
 end
 
@@ -145,6 +167,7 @@ for _ = 1, tonumber(ARGV[2]) do
   redis.call('HSET', PREFIX .. 'shares', '', tenant.had, tenant.name, tenant.had)
   redis.call('HSET', PREFIX .. 'turns', tenant.name, (tenant.turn + 1) % #wanted.turns)
   tenant.held, tenant.turn = tenant.held + 1, tenant.turn + 1
+  sink(1)
   rooms[key] = rooms[key] - 1
   if wanted.sharing[key] then shared = shared - 1 end
   for _, value in ipairs({entry, job, number, tool}) do taken[#taken + 1] = value end
