@@ -25,6 +25,7 @@ from aegis_agent.adapters.mcp import upstream_http
 from aegis_agent.adapters.mcp.mounts import Mounts
 from aegis_agent.adapters.mcp.upstream import Upstream, UpstreamOptions, UpstreamUnavailable
 from aegis_agent.domain.call import Caller
+from aegis_agent.domain.dispatch import Action
 from aegis_agent.domain.errors import InvalidToolOutput, ToolFailed, ToolTimeout
 from aegis_common.errors import AegisError
 from aegis_common.testing.ports import free_port
@@ -206,6 +207,29 @@ async def test_what_is_too_large_or_no_answer_is_an_error_of_the_call(
         assert isinstance(caught.value, UpstreamUnavailable | ToolFailed | ToolTimeout)
         assert words in caught.value.message
         assert "fine" == await manager.dispatch("tool", {})
+
+
+async def test_what_a_server_tells_meanwhile_is_cut_to_what_our_own_tools_may_tell(hostile: Any) -> None:
+    made, options = hostile
+    seen: list[Any] = []
+
+    async def told(request: Request) -> Response:
+        body = await request.json()
+        token = body["params"]["_meta"]["progressToken"]
+        params = {"progressToken": token, "progress": 1, "message": "x" * 100_000}
+        progress = {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+        answer = {"jsonrpc": "2.0", "id": body["id"], "result": made.result}
+        text = "".join(f"data: {json.dumps(item)}\n\n" for item in (progress, answer))
+        return Response(text, media_type="text/event-stream")
+
+    async def take(event: Any) -> None:
+        seen.append(event)
+
+    made.answers["tools/call"] = told
+    async with mounted(options) as (manager, _):
+        await manager.dispatcher.dispatch(Action("tool", {}), caller=Caller(), sink=take)
+
+    assert ["x" * 4096] == [event.message for event in seen]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ _LIST_S: Final = 30.0
 _MAX_PAGES: Final = 100
 _RETRY_AFTER: Final = timedelta(seconds=5)
 _MAX_TEXT: Final = 300
+_MAX_MESSAGE: Final = 4096
 _log: Final = logging.getLogger(__name__)
 
 
@@ -179,7 +180,7 @@ class Upstream:
 
     async def _called(self, name: str, call: Call) -> CallToolResult:
         async def progress(progress: float, total: float | None, message: str | None) -> None:
-            await call.sink(Progress(done=progress, total=total, message=message or ""))
+            await call.sink(Progress(done=progress, total=total, message=(message or "")[:_MAX_MESSAGE]))
 
         params = CallToolRequestParams(name=name, arguments=_plain(call.arguments))
         request = CallToolRequest(params=params)
