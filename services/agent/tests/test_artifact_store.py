@@ -288,7 +288,12 @@ async def test_a_tenant_stays_below_its_quota(objects: ObjectStore, now: Now) ->
     await put(store, b"x" * 500, tenant="blue")
     await store.delete("default", first.sha256)
 
-    assert caught.value.metadata == {"used_bytes": "600", "size_bytes": "500", "quota_bytes": "1000"}
+    assert caught.value.metadata == {
+        "used_bytes": "600",
+        "size_bytes": "500",
+        "quota_bytes": "1000",
+        "scope": "fleet",
+    }
     assert (await put(store, b"x" * 500)).size_bytes == 500
 
 

@@ -279,6 +279,7 @@ def _holders(data: bytes) -> int:
     gc.collect()
     found = 0
     for item in gc.get_objects():
-        values = item.values() if isinstance(item, dict) else ()
+        # Not isinstance: some objects of other libraries warn when they are asked for their class.
+        values = item.values() if type(item) is dict else ()
         found += any(type(value) is bytes and value is not data and value == data for value in values)
     return found
