@@ -18,7 +18,14 @@ from pydantic_settings import (
 )
 
 from aegis_carbon.domain.schedule import DEFAULT_THRESHOLD, MAX_THRESHOLD
-from aegis_carbon.source_settings import HttpSettings, Url, check_tls, read_secret
+from aegis_carbon.source_settings import (
+    ElectricityMapsSettings,
+    HttpSettings,
+    Url,
+    WattTimeSettings,
+    check_tls,
+    read_secret,
+)
 from aegis_common.errors import ConfigurationError
 from aegis_common.settings import Seconds, ServiceSettings
 
@@ -32,7 +39,7 @@ ORIGINAL_VARIABLES: Final[Mapping[str, str]] = {
     # The later of two names of one field wins.
     "AEGIS_CACHE_REDIS_URL": "cache_redis_url",
 }
-PROVIDERS: Final = ("uk", "replay", "http")
+PROVIDERS: Final = ("uk", "electricity_maps", "watttime", "http", "replay")
 _CONFIG: Final = SettingsConfigDict(
     env_prefix="AEGIS_CARBON_",
     env_nested_delimiter="__",
@@ -92,6 +99,10 @@ class IntensitySettings(BaseSettings):
     `CARBON_API_KEY`."""
     http: HttpSettings | None = None
     """Describes the API of the provider `http`, as JSON."""
+    electricity_maps: ElectricityMapsSettings | None = None
+    """Key and zones of the provider `electricity_maps`, as JSON."""
+    watttime: WattTimeSettings | None = None
+    """Account and zones of the provider `watttime`, as JSON."""
     replay_file: Path | None = None
     """CSV or JSON series of the provider `replay`. If omitted, the synthetic week of the package."""
     replay_speed: int = Field(default=1, ge=1, le=10_000)

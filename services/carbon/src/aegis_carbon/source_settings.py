@@ -122,6 +122,36 @@ class HttpSettings(BaseModel):
         return self
 
 
+class ElectricityMapsSettings(BaseModel):
+    """The provider `electricity_maps`."""
+
+    model_config = _CONFIG
+
+    key_file: Path
+    """File with the key."""
+    zones: Zones
+    """What the key may ask for, for example `["DE", "US-CAL-CISO"]`."""
+    emission_factors: Literal["lifecycle", "direct"] = "lifecycle"
+    """With the emissions of building and fuelling plants, or without."""
+    url: Url = "https://api.electricitymaps.com/v3"
+
+
+class WattTimeSettings(BaseModel):
+    """The provider `watttime`."""
+
+    model_config = _CONFIG
+
+    user_file: Path
+    """File with the name of the account."""
+    password_file: Path
+    """File with its password."""
+    zones: Zones
+    """What the account may ask for, for example `["CAISO_NORTH"]`."""
+    signal_type: Literal["co2_moer", "co2_aoer"] = "co2_moer"
+    """Marginal or average emissions."""
+    url: Url = "https://api.watttime.org"
+
+
 def read_secret(path: Path, variable: str, *, url: str) -> str:
     """Return what the file *path* holds, without white space around it, to be sent to *url*.
 

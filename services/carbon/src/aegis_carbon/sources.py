@@ -10,12 +10,14 @@ from typing import Final
 
 import httpx
 
+from aegis_carbon.adapters import electricity_maps
 from aegis_carbon.adapters.http import HttpApi, HttpProvider, Shape
 from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
 from aegis_carbon.adapters.retrying import RetryingProvider
 from aegis_carbon.adapters.series import read_series
 from aegis_carbon.adapters.uk import UkProvider
+from aegis_carbon.adapters.watttime import Login, WattTimeProvider
 from aegis_carbon.domain.providers import IntensityProvider
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.source_settings import HttpQuestion, HttpSettings, read_secret
@@ -87,6 +89,27 @@ def _uk(workshop: Workshop) -> IntensityProvider:
     return UkProvider(workshop.api(workshop.settings.uk_api, headers), clock=workshop.clock)
 
 
+def _electricity_maps(workshop: Workshop) -> IntensityProvider:
+    about = workshop.settings.electricity_maps
+    if about is None:
+        raise ConfigurationError("provider electricity_maps needs AEGIS_CARBON_ELECTRICITY_MAPS")
+    key = read_secret(about.key_file, "AEGIS_CARBON_ELECTRICITY_MAPS__KEY_FILE", url=about.url)
+    api = workshop.api(about.url, {electricity_maps.KEY_HEADER: key})
+    return electricity_maps.ElectricityMapsProvider(
+        api, zones=about.zones, emission_factors=about.emission_factors, clock=workshop.clock
+    )
+
+
+def _watttime(workshop: Workshop) -> IntensityProvider:
+    about = workshop.settings.watttime
+    if about is None:
+        raise ConfigurationError("provider watttime needs AEGIS_CARBON_WATTTIME")
+    user = read_secret(about.user_file, "AEGIS_CARBON_WATTTIME__USER_FILE", url=about.url)
+    password = read_secret(about.password_file, "AEGIS_CARBON_WATTTIME__PASSWORD_FILE", url=about.url)
+    login = Login(workshop.api(about.url, {}), user=user, password=password, clock=workshop.clock)
+    return WattTimeProvider(login, zones=about.zones, signal_type=about.signal_type, clock=workshop.clock)
+
+
 def _http(workshop: Workshop) -> IntensityProvider:
     about = workshop.settings.http
     if about is None:
@@ -125,4 +148,6 @@ _MAKERS: Final[Mapping[str, Callable[[Workshop], IntensityProvider]]] = {
     "uk": _uk,
     "replay": _replay,
     "http": _http,
+    "electricity_maps": _electricity_maps,
+    "watttime": _watttime,
 }

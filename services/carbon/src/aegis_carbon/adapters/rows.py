@@ -24,8 +24,8 @@ def slots(rows: Sequence[Any], read: Callable[[Any], Slot | None]) -> list[Slot]
 
     Args:
         rows: Of an answer.
-        read: Makes a slot of a row, or None of one without a value; raises ValueError, KeyError, IndexError
-            or TypeError for one that it cannot read.
+        read: Makes a slot of a row, or None of one without a value; raises ValueError, LookupError or
+            the like for one that it cannot read.
 
     Raises:
         ProviderError: There are rows, and none of them is in the shape that *read* knows.
@@ -34,7 +34,7 @@ def slots(rows: Sequence[Any], read: Callable[[Any], Slot | None]) -> list[Slot]
     for row in rows:
         try:
             slot = read(row)
-        except (ValueError, KeyError, IndexError, TypeError, OverflowError, OSError):
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError):
             broken += 1
         else:
             found += [slot] if slot else []
