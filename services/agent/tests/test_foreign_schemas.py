@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
+from aegis_agent.adapters.answers import tool_message
 from aegis_agent.adapters.foreign_schemas import MAX_DEPTH, MAX_NODES, check_foreign
 from aegis_agent.adapters.schema_patterns import foreign_matcher
 from aegis_agent.adapters.validation import SchemaChecks
 from aegis_agent.domain.errors import InvalidTool, InvalidToolInput, InvalidToolOutput
 from aegis_agent.domain.schema import holds_content
-from aegis_agent.domain.tool import ToolSpec
+from aegis_agent.domain.tool import Tool, ToolSpec
 
 ANY: dict[str, Any] = {}
 EVIL = "(?:[a-z]{1,50}){1,50}x"  # 22 s for 1 MiB of text, in an engine that does not even backtrack
@@ -49,7 +51,10 @@ def nested(depth: int) -> dict[str, Any]:
         ({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "itself without end"),
         ({"x": {"$id": "http://example.com/", "$ref": "#/y"}}, "has a part with \\$id"),
         ({"properties": {"a": {"$schema": "http://json-schema.org/draft-07/schema#"}}}, "a part with"),
-        (nested(MAX_DEPTH), "nested too deep"),
+        (nested(MAX_DEPTH), "nested too deep: at most 48"),
+        (nested(40), "nested too deep to be told"),
+        ({"maximum": 10**400}, "cannot be read"),
+        ({"maximum": math.nan}, "cannot be read"),
         ({"properties": {f"p{i}": {} for i in range(MAX_NODES)}}, "too large: it has more than 5000 values"),
         ({"description": "x" * (1 << 20)}, "too large: it has more than 262144 bytes"),
         ({"properties": {"a": {"pattern": EVIL}}}, "cannot be matched in bounded time"),
@@ -90,6 +95,17 @@ def test_what_ordinary_servers_say_is_taken() -> None:
     ):
         with pytest.raises(InvalidToolInput):
             made.input(wrong)
+
+
+def test_a_bound_of_64_bits_is_told_about_and_checked_exactly() -> None:
+    schema = check_foreign({"properties": {"a": {"maximum": 2**63 - 1}}}, tool="t", field="schema")
+    told = tool_message(Tool(spec=spec(schema), runner=None, checks=None))  # type: ignore[arg-type]  # not asked
+
+    assert {"a": {"maximum": 2.0**63}} == MessageToDict(told.input_schema)["properties"]
+    made = SchemaChecks(spec(schema), foreign=True)
+    made.input({"a": 2**63 - 1})
+    with pytest.raises(InvalidToolInput):
+        made.input({"a": 2**63})
 
 
 class _Counting(http.server.BaseHTTPRequestHandler):

@@ -35,8 +35,8 @@ def tool_message(tool: Tool) -> pb.Tool:
         name=f"tools/{spec.name}",
         description=spec.description,
         version=spec.version,
-        input_schema=parts.to_struct(spec.input_schema),
-        output_schema=parts.to_struct(spec.output_schema),
+        input_schema=parts.schema_struct(spec.input_schema),
+        output_schema=parts.schema_struct(spec.output_schema),
         concurrency=spec.concurrency,
         concurrency_scope=pb.Tool.CONCURRENCY_SCOPE_WORKER
         if tool.at_workers

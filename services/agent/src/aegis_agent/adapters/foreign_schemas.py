@@ -10,8 +10,9 @@ from urllib.parse import unquote
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from aegis_agent.adapters.parts import schema_struct
 from aegis_agent.adapters.schema_patterns import BadPattern, foreign_matcher
-from aegis_agent.domain.errors import InvalidTool
+from aegis_agent.domain.errors import InvalidTool, InvalidToolOutput
 from aegis_agent.domain.tool import JsonSchema
 
 MAX_NODES: Final = 5000
@@ -47,10 +48,13 @@ def check_foreign(schema: Any, *, tool: str, field: str) -> dict[str, Any]:
         bare = {key: value for key, value in schema.items() if key not in _HEADS}
         Draft202012Validator.check_schema(bare)
         _Walk(bare).check()
+        schema_struct(bare)  # or it would keep everybody from listing the tools
     except SchemaError as error:
         fault = f"is no JSON Schema: {error.message[:200]}"
     except (_Refused, BadPattern) as error:
         fault = str(error)
+    except InvalidToolOutput:
+        fault = "is nested too deep to be told"
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         fault = f"cannot be read: {str(error)[:200]}"
     else:
@@ -81,7 +85,7 @@ def _check_size(schema: Any) -> None:
         level = below
     else:
         raise _Refused(f"is nested too deep: at most {MAX_DEPTH} objects and lists inside each other")
-    if len(json.dumps(schema)) > MAX_BYTES:
+    if len(json.dumps(schema, allow_nan=False)) > MAX_BYTES:
         raise _Refused(f"is too large: it has more than {MAX_BYTES} bytes")
 
 

@@ -58,6 +58,24 @@ def to_struct(value: Mapping[str, Any]) -> struct_pb2.Struct:
     return struct
 
 
+def schema_struct(schema: Mapping[str, Any]) -> struct_pb2.Struct:
+    """Return a JSON Schema as a Struct; bounds beyond 2^53 are rounded, as every reader of JSON may do.
+
+    Raises:
+        InvalidToolOutput: It is nested too deep.
+        OverflowError: A number is larger than any that can be held.
+    """
+    return to_struct(_rounded(schema))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return float(value) if isinstance(value, int) and abs(value) > _EXACT else value
+
+
 def plain(struct: struct_pb2.Struct) -> dict[str, Any]:
     """Return the JSON object that a Struct is; whole numbers become integers again."""
     return {name: _value(item) for name, item in struct.fields.items()}
