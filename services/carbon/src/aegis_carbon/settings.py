@@ -24,6 +24,7 @@ from aegis_carbon.source_settings import (
     Url,
     WattTimeSettings,
     check_tls,
+    known_and_once,
     read_secret,
 )
 from aegis_common.errors import ConfigurationError
@@ -39,7 +40,6 @@ ORIGINAL_VARIABLES: Final[Mapping[str, str]] = {
     # The later of two names of one field wins.
     "AEGIS_CACHE_REDIS_URL": "cache_redis_url",
 }
-PROVIDERS: Final = ("uk", "electricity_maps", "watttime", "http", "replay")
 _CONFIG: Final = SettingsConfigDict(
     env_prefix="AEGIS_CARBON_",
     env_nested_delimiter="__",
@@ -52,15 +52,6 @@ _CONFIG: Final = SettingsConfigDict(
 
 def _names(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-
-def _known_and_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in PROVIDERS:
-            raise ValueError(f"there is no provider {name!r}; there are {', '.join(PROVIDERS)}")
-    if len(set(names)) != len(names):
-        raise ValueError(f"each provider may stand there once: {', '.join(names)}")
-    return names
 
 
 def _redis_url(url: SecretStr) -> SecretStr:
@@ -78,7 +69,7 @@ class IntensitySettings(BaseSettings):
     model_config = _CONFIG
 
     providers: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(_known_and_once)
+        tuple[str, ...], NoDecode, BeforeValidator(_names), AfterValidator(known_and_once)
     ] = Field(default=("uk", "replay"), min_length=1)
     """Providers in order of preference, separated by commas; a zone uses those that cover it."""
     default_zone: str = ""
@@ -103,6 +94,8 @@ class IntensitySettings(BaseSettings):
     """Key and zones of the provider `electricity_maps`, as JSON."""
     watttime: WattTimeSettings | None = None
     """Account and zones of the provider `watttime`, as JSON."""
+    provider_options: dict[str, dict[str, Any]] = {}
+    """What providers of other packages are to know, by name, as JSON; secrets are paths of files."""
     replay_file: Path | None = None
     """CSV or JSON series of the provider `replay`. If omitted, the synthetic week of the package."""
     replay_speed: int = Field(default=1, ge=1, le=10_000)

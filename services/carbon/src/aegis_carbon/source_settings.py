@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from importlib.metadata import entry_points
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Final, Literal, Self
@@ -15,10 +16,29 @@ from aegis_carbon.domain.intensity import LONGEST_SLOT, Signal
 from aegis_common.errors import ConfigurationError
 from aegis_common.settings import Seconds
 
+PROVIDERS: Final = ("uk", "electricity_maps", "watttime", "http", "replay")
+"""Those that come with the service."""
+GROUP: Final = "aegis.carbon.providers"
+"""Entry points of those that come with other packages."""
 _CONFIG: Final = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _ZONE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PLACEHOLDERS: Final = {"zone", "start", "end"}
+
+
+def known_and_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *names* of providers.
+
+    Raises:
+        ValueError: No installed package has one of them, or one stands there twice.
+    """
+    known = [*PROVIDERS, *sorted(entry_points(group=GROUP).names)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no provider {name!r}; there are {', '.join(known)}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"each provider may stand there once: {', '.join(names)}")
+    return names
 
 
 def _mapping(zones: object) -> object:

@@ -19,6 +19,7 @@ from aegis_carbon.adapters.series import read_series
 from aegis_carbon.adapters.uk import UkProvider
 from aegis_carbon.adapters.watttime import Login, WattTimeProvider
 from aegis_carbon.domain.providers import IntensityProvider
+from aegis_carbon.plugins import ProviderKit, installed_provider
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.source_settings import HttpQuestion, HttpSettings, read_secret
 from aegis_common.clock import Clock
@@ -65,13 +66,35 @@ class Workshop:
         return JsonApi(client, clock=self.clock, timeout=timeout)
 
 
+def make_providers(workshop: Workshop) -> list[IntensityProvider]:
+    """Return the providers that the settings name, in their order.
+
+    Raises:
+        ConfigurationError: Settings of one are missing or do not fit, or there are options for nobody.
+    """
+    settings = workshop.settings
+    foreign = set(settings.providers) - set(_MAKERS)
+    for name in settings.provider_options:
+        if name not in foreign:
+            raise ConfigurationError(
+                f"AEGIS_CARBON_PROVIDER_OPTIONS has options for {name!r}, which is no provider of another "
+                "package in AEGIS_CARBON_PROVIDERS",
+                name=name,
+            )
+    return [make_provider(name, workshop) for name in settings.providers]
+
+
 def make_provider(name: str, workshop: Workshop) -> IntensityProvider:
     """Return the provider *name*; one that asks over a network tries again what may work soon.
 
     Raises:
         ConfigurationError: Its settings are missing or do not fit.
     """
-    made = _MAKERS[name](workshop)
+    if name in _MAKERS:
+        made = _MAKERS[name](workshop)
+    else:
+        options = workshop.settings.provider_options.get(name, {})
+        made = installed_provider(name, ProviderKit(options, workshop.clock, workshop.api))
     if not made.capabilities.live:
         return made
     return RetryingProvider(made, budget=workshop.settings.provider_budget)

@@ -19,7 +19,7 @@ from aegis_carbon.domain.lookup import IntensityLookup
 from aegis_carbon.domain.outlooks import OutlookLookup
 from aegis_carbon.domain.providers import IntensityCache, IntensityProvider
 from aegis_carbon.settings import IntensitySettings
-from aegis_carbon.sources import Workshop, make_provider
+from aegis_carbon.sources import Workshop, make_providers
 from aegis_common.clock import Clock, utc_now
 from aegis_common.errors import ConfigurationError
 
@@ -53,8 +53,7 @@ async def carbon(
     """
     counters = Counters(meter or get_meter("aegis_carbon"))
     async with AsyncExitStack() as stack:
-        workshop = Workshop(settings, clock, stack)
-        providers = [make_provider(name, workshop) for name in settings.providers]
+        providers = make_providers(Workshop(settings, clock, stack))
         catalog = ZoneCatalog(
             providers,
             default_zone=settings.default_zone or _default_zone(settings, providers),
