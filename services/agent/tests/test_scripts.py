@@ -36,6 +36,25 @@ def test_a_function_of_a_script_runs_in_a_child(tmp_path: Path) -> None:
     assert _run(str(script)).stdout == "21\n"
 
 
+def test_a_manager_that_is_never_closed_ends_with_its_loop_in_silence() -> None:
+    code = """
+import asyncio
+from aegis_agent import AgentManager
+from aegis_agent.testing.tools import double
+
+async def main():
+    manager = AgentManager()
+    manager.register_tool("double", double)
+    print(await manager.dispatch("double", {"value": 7}, timeout=30))
+
+asyncio.run(main())
+"""
+
+    done = _run("-c", code)
+
+    assert (done.stdout, done.stderr) == ("14\n", "")
+
+
 def test_a_script_without_a_guard_is_told_to_have_one(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(GUARDED + "asyncio.run(main())\n")

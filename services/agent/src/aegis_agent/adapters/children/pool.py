@@ -256,7 +256,8 @@ class WorkerPool:
 
     def _start_over(self, task: asyncio.Task[None]) -> None:
         self._starts.discard(task)
-        self._grow()
+        if not task.cancelled():  # else the loop ends, and what is started now would outlive it
+            self._grow()
 
     async def _refill(self) -> None:
         try:
