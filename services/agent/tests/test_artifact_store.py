@@ -304,7 +304,7 @@ async def test_a_refused_upload_leaves_nothing(objects: ObjectStore, now: Now) -
         await put(store, bytes(1001))
     with pytest.raises(MediaTypeMismatch):
         await put(store, PNG, media_type="image/jpeg")
-    with pytest.raises(RetentionTooLong):
+    with pytest.raises(RetentionTooLong, match="2678400 s is too long; at most 2592000 s"):
         await put(store, PNG, retention=timedelta(days=31))
     with store.upload() as upload, pytest.raises(ArtifactDigestMismatch):
         await upload.add(PNG)

@@ -81,6 +81,7 @@ def test_a_filter_admits_what_it_says(text: str, admitted: bool) -> None:
     [
         ("stat = FAILED", 1, "no field 'stat'"),
         ("state = failed", 9, "not one of WORKING"),
+        ("state = RUNNING", 9, "phase = RUNNING is meant"),
         ("state = FAILED OR tool = x", 16, "joined by AND"),
         ("state = FAILED AND", 16, "FIELD OPERATOR VALUE"),
         ("state < FAILED", 7, "compared with = or !="),

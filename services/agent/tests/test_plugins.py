@@ -310,6 +310,10 @@ async def test_a_removed_file_takes_its_tools_along(folder: Folder) -> None:
         ("import os\nos._exit(3)", "exit status 3"),
         ("x = 1", "no function that is marked with @tool"),
         ("from aegis_agent import tool\n@tool(concurrency=0)\ndef greet(): ...", "concurrency is below 1"),
+        (
+            "from aegis_agent import tool\n@tool(max_timeout=60)\ndef greet(): ...",
+            "line 2: InvalidTool: max_timeout is 60",
+        ),
         ("from aegis_agent import tool\n@tool()\ndef greet(*names: str): ...", "cannot be passed by name"),
         (
             "from aegis_agent import tool\ndef load(): raise OSError('no model')\n"

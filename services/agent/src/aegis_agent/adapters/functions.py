@@ -75,6 +75,18 @@ class ToolOptions:
     warm_up: Callable[[], Any] | None = None
     preload: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a number where a time is wanted, before it is compared with one.
+
+        Raises:
+            InvalidTool: A time is no `timedelta`.
+        """
+        for option in ("default_timeout", "max_timeout", "queue_timeout", "grace"):
+            value = getattr(self, option)
+            if not isinstance(value, timedelta) and (value is not None or option != "queue_timeout"):
+                what = f"{option} is {value!r} and no time; write timedelta(seconds=...)"
+                raise InvalidTool(what, option=option, value=repr(value))
+
 
 def tool(**options: Any) -> Callable[[F], F]:
     """Mark a function with its `ToolOptions`, which count wherever it is registered."""

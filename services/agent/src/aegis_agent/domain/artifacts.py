@@ -153,7 +153,7 @@ class ArtifactPolicy:
         if wanted is None:
             return min(self.retention, self.max_retention)
         if wanted > self.max_retention:
-            said, most = (f"{value.total_seconds():g}" for value in (wanted, self.max_retention))
+            said, most = (f"{value.total_seconds():.15g}" for value in (wanted, self.max_retention))
             raise RetentionTooLong(
                 f"retention of {said} s is too long; at most {most} s", retention_s=said, max_retention_s=most
             )

@@ -137,7 +137,8 @@ def _reader(field: str, value: _Token) -> tuple[Callable[[Job], object], object]
 
 def _enum(kind: type[Enum], value: _Token) -> Enum:
     if value.text not in kind.__members__:
-        _fault(value, f"{value.text!r} is not one of {', '.join(kind.__members__)}")
+        hint = f"; phase = {value.text} is meant" if kind is State and value.text in Phase.__members__ else ""
+        _fault(value, f"{value.text!r} is not one of {', '.join(kind.__members__)}{hint}")
     return kind[value.text]
 
 
