@@ -16,6 +16,7 @@ from aegis.agent.v1 import replica_pb2 as replica
 from aegis.fl.v1 import training_service_pb2 as fl
 from aegis_client.cli import lazy
 from aegis_client.cli.app import AegisGroup, run
+from aegis_common.errors import AegisError, PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
     from libs.aegis_client.tests.conftest import Aegis, Deployment
@@ -277,6 +278,20 @@ def test_a_command_of_a_missing_package_names_it(aegis: Aegis, monkeypatch: pyte
 
     assert aegis("up", "--port-base", "9000") == 2
     assert "pip install aegis-local" in aegis.err
+
+
+@pytest.mark.parametrize(("error", "expected"), [(PermissionDenied("no"), 3), (Unauthenticated("who?"), 3)])
+def test_a_failure_of_another_package_has_its_exit_code(
+    aegis: Aegis, monkeypatch: pytest.MonkeyPatch, error: AegisError, expected: int
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(lazy, "_external", lambda name: click.Command(name, callback=fail))
+
+    assert aegis("worker") == expected
+    assert aegis.err.startswith(f"aegis: {error.message}\n")
+    assert "  try  " in aegis.err
 
 
 def test_a_command_of_another_package_is_run(aegis: Aegis, monkeypatch: pytest.MonkeyPatch) -> None:

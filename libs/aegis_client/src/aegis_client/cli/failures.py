@@ -51,7 +51,9 @@ def exit_code(error: Exception) -> int:
     """Return the exit code that stands for an error."""
     if isinstance(error, AegisApiError):
         return _CODES.get(error.code, FAILED)
-    return USAGE if isinstance(error, UsageError | ProfileError | ConfigurationError) else FAILED
+    if isinstance(error, UsageError | ProfileError | ConfigurationError):
+        return USAGE
+    return _CODES.get(error.kind.name, FAILED) if isinstance(error, AegisError) else FAILED
 
 
 def show(error: Exception, state: CliState) -> None:
@@ -82,7 +84,12 @@ def _facts(error: Exception, state: CliState) -> dict[str, Any]:
             "try": _BY_REASON.get(error.reason) or _BY_CODE.get(error.code, ""),
         }
     elif isinstance(error, AegisError):
-        facts |= {"reason": error.reason, "metadata": error.metadata, "violations": error.violations}
+        facts |= {
+            "reason": error.reason,
+            "metadata": error.metadata,
+            "violations": error.violations,
+            "try": _BY_CODE.get(error.kind.name, ""),
+        }
     return facts
 
 

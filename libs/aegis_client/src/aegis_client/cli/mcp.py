@@ -13,6 +13,8 @@ import typer
 
 from aegis_client.cli.output import print_json
 from aegis_client.cli.state import CliState, state_of
+from aegis_client.errors import UsageError
+from aegis_client.profiles import Profile
 
 app = typer.Typer(help="Offer the tools to MCP hosts.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -66,13 +68,27 @@ def config(
     state = state_of(ctx)
     profile = state.load_profile()
     if http:
-        server: dict[str, Any] = {"url": f"https://{profile.address}/mcp"}
+        server: dict[str, Any] = {"url": _url(profile, host)}
         server |= {"type": "http"} if host is Host.VSCODE else {}
     else:
         server = {"command": _command(), "args": [*_options(state), "mcp", "stdio"]}
         server |= {"type": "stdio"} if host is Host.VSCODE else {}
     print_json({"servers" if host is Host.VSCODE else "mcpServers": {name: server}})
     typer.echo(f"Put it into {_PLACES[host]}.", err=True)
+
+
+def _url(profile: Profile, host: Host) -> str:
+    if profile.cert:
+        raise UsageError(
+            f"profile {profile.name!r} calls with a certificate, at a port that asks for one, and hosts have "
+            "none; choose a profile with a token: aegis --profile NAME mcp config ..."
+        )
+    url = f"https://{profile.address}/mcp"
+    if host is Host.CLAUDE_DESKTOP:
+        raise UsageError(
+            f"{host}'s file takes commands only; add {url} in its Settings, Connectors, or leave out --http"
+        )
+    return url
 
 
 def _command() -> str:
