@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import redis.asyncio
 from services.agent.tests.job_stores import (
+    BOUNDS,
     KEEP,
     LEASE,
     Clock,
@@ -23,7 +25,7 @@ from services.agent.tests.job_stores import (
     taken,
 )
 
-from aegis_agent.adapters.jobs import housekeeper, keys
+from aegis_agent.adapters.jobs import housekeeper, keys, scripts
 from aegis_agent.adapters.jobs.events import Teller, read
 from aegis_agent.adapters.jobs.queue import CANCELLED, HELD, LOST
 from aegis_agent.adapters.jobs.store import RedisJobStore
@@ -31,6 +33,7 @@ from aegis_agent.domain.call import Checkpoint, Chunk, LogLine, Priority, Progre
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import (
     Fenced,
+    JobStoreUnavailable,
     ResultTooLarge,
     TooManyJobs,
     UnknownJob,
@@ -377,6 +380,35 @@ async def test_what_a_tool_tells_is_bounded(store: RedisJobStore) -> None:
     with pytest.raises(ResultTooLarge):
         for _ in range(9):
             await teller.take(Chunk(b"x" * (1 << 20)))
+
+
+class LostAnswer(RedisJobStore):
+    """A store that does what it is asked, and whose first answer about events is lost."""
+
+    lost = False
+
+    async def eval(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
+        answer = await super().eval(script, names, *arguments)
+        if script == scripts.TELL and not self.lost:
+            self.lost = True
+            raise JobStoreUnavailable.because("the answer was lost")
+        return answer
+
+
+async def test_events_whose_answer_was_lost_are_told_once(store: RedisJobStore) -> None:
+    job = await kept(store, Clock())
+    (entry,) = await taken(store, "a", 1)
+    await begin(store, job, entry, "a")
+    teller = Teller(LostAnswer(store.connection, bounds=BOUNDS), job.ref, attempt=1, runner="a")
+    await teller.take(LogLine(level="INFO", message="one"))
+    await teller.finish()  # told, and nobody heard
+    await teller.take(LogLine(level="INFO", message="two"))
+    await teller.finish()
+    await teller.take(LogLine(level="INFO", message="three"))
+    await teller.finish()
+    told = [event.data for event in await read(store, job.ref, after="0-0", count=99) if event.kind == "log"]
+
+    assert told == [b'["INFO", "one"]', b'["INFO", "two"]', b'["INFO", "three"]']
 
 
 async def test_an_entry_of_an_older_time_leads_nowhere(store: RedisJobStore) -> None:

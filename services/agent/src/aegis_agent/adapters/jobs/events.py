@@ -74,6 +74,7 @@ class Teller:
         self._progress: Progress | None = None
         self._size = 0
         self._away = False
+        self._told = 0
         self.chunks: list[Any] = []
         self._writing = asyncio.Lock()
         self._latest = ""
@@ -129,6 +130,7 @@ class Teller:
                 await insist(self._flush)
             except Exception:  # the tool must not wait for a line that nobody can write
                 _log.exception("events of a job are not told", extra={"job": self._ref.job_id})
+                self._told += len(self._batch)
                 self._batch.clear()
             await asyncio.sleep(_PAUSE_S)
 
@@ -136,13 +138,16 @@ class Teller:
         """Write what is left; give up when the store is away: the result has what counts."""
         try:
             await self._flush()
+            while not self._lines.empty():  # more than fits at once, after an outage
+                await self._flush()
         except JobStoreUnavailable:
             _log.warning("the last events of a job are not told", extra={"job": self._ref.job_id})
 
     async def _flush(self) -> None:
         async with self._writing:
-            self._batch += [self._lines.get_nowait() for _ in range(self._lines.qsize())]
-            if self._progress is not None:
+            room = max(0, _WAITING - len(self._batch))  # what an outage left may be much already
+            self._batch += [self._lines.get_nowait() for _ in range(min(self._lines.qsize(), room))]
+            if self._progress is not None and len(self._batch) <= _WAITING:
                 self._latest, self._progress = progress_record(self._progress), None
                 self._batch.append((PROGRESS, self._latest.encode()))
             if not self._batch:
@@ -152,10 +157,13 @@ class Teller:
             channel = keys.channel(self._ref)
             await self._store.eval(
                 *(scripts.TELL, names, self._attempt, self._runner),
-                *(self._latest, MAX_EVENTS, channel, *words),
+                *(self._latest, MAX_EVENTS, channel, self._told, *words),
             )
             self._away = False
+            self._told += len(self._batch)
             self._batch.clear()  # kept until now: an outage of the store loses none
+            if not self._lines.empty():
+                self._news.set()
 
 
 def _chunk(value: Any) -> bytes:

@@ -2,7 +2,7 @@
 
     agent:jobs:t:TENANT:job:ID        hash: `record` (JSON of the job), `revision`, `attempt` and `runner`
                                       (the fence), `phase`, `request`, `payload`, `result`, `checkpoint`,
-                                      `progress`
+                                      `progress`, `told` (attempt and how many of its events)
     agent:jobs:t:TENANT:events:ID     stream of the job's last events; goes an hour after the job's end
     agent:jobs:t:TENANT:request:UUID  `ID HASH` of the job that came with that request id
     agent:jobs:t:TENANT:index         sorted set of ids, which sort by time

@@ -108,10 +108,15 @@ if now[1] ~= ARGV[1] or now[2] ~= ARGV[2] then return 0 end
 TELL: Final = (
     _FENCE
     + """
--- KEYS: job, events. ARGV: attempt, runner, progress or '', most events, channel, then kind and data of each
--- event. Returns 0 when the attempt is another's, else 1.
+-- KEYS: job, events. ARGV: attempt, runner, progress or '', most events, channel, how many events of the
+-- attempt came before, then kind and data of each event. Returns 0 when the attempt is another's, else 1.
+-- Events that are sent again, because the answer was lost, are told once.
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'progress', ARGV[3]) end
-for item = 6, #ARGV, 2 do
+local of, count = string.match(redis.call('HGET', KEYS[1], 'told') or '', '^(%d+) (%d+)$')
+local told = of == ARGV[1] and tonumber(count) or 0
+local before, after = tonumber(ARGV[6]), tonumber(ARGV[6]) + (#ARGV - 6) / 2
+redis.call('HSET', KEYS[1], 'told', ARGV[1] .. ' ' .. math.max(told, after))
+for item = 7 + 2 * math.max(told - before, 0), #ARGV, 2 do
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*',
     'kind', ARGV[item], 'data', ARGV[item + 1], 'attempt', ARGV[1])
 end
