@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket as sockets
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -52,6 +53,11 @@ from aegis_common.testing.waiting import until
 def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def listens(path: Path) -> bool:
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def cluster_port() -> int:
@@ -101,7 +107,7 @@ async def test_a_redis_that_may_lose_jobs_is_refused(
         command[1:3] = ["--port", str(cluster_port()), "--bind", "127.0.0.1"]
     process = start([*command, "--save", "", *options], tmp_path)
     try:
-        await until(socket.exists)
+        await until(lambda: listens(socket))
         async with connect(f"unix://{socket}") as client:
             unsafe = Connection(client)
             with pytest.raises(ConfigurationError) as caught:
@@ -128,7 +134,7 @@ async def test_the_redis_of_a_deployment_is_accepted(tmp_path: Path) -> None:
     options = ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
     process = start([*command, *options], tmp_path)
     try:
-        await until(socket.exists)
+        await until(lambda: listens(socket))
         async with connect(f"unix://{socket}") as client:
             await Connection(client).check(strict=True)
     finally:
