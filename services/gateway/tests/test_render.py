@@ -75,6 +75,7 @@ def test_only_methods_that_take_bytes_have_the_larger_limit(
         "inline /v1/jobs",
         "inline /v1/publisherKeys",
         "inline /v1/{parent=models/*}/versions:import",
+        "inline /v1/{name=toolFiles/*}:put",
         "inline /v1/tools:batchDispatch",
     }
 
