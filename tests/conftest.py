@@ -27,7 +27,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # each Envoy takes a share of the kernel's file watches
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     """Two agents behind a gateway that serve a model; tests that kill one start it again."""
     with running_replicas(tmp_path_factory.mktemp("replicas")) as running:
