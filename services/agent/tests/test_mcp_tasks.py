@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from services.agent.tests.job_values import KEEP, NOW, begun, new
 
 from aegis.agent.v1 import part_pb2
 from aegis_agent.adapters.jobs.work import encode
+from aegis_agent.adapters.mcp import tasks
 from aegis_agent.adapters.mcp.tasks import TaskHandlers
+from aegis_agent.domain.errors import InvalidToolInput
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.ports import StoredJob
 from aegis_agent.domain.registry import Registry
@@ -42,3 +45,12 @@ def test_the_result_of_a_task_outlives_its_tool(part: part_pb2.Part, text: str, 
     assert told["status"] == "completed"
     assert told["result"]["content"][0]["text"] == text
     assert told["result"].get("structuredContent") == structured
+
+
+@pytest.mark.parametrize(
+    "value",
+    [2**60, json.loads("[" * 44 + "]" * 44)],
+)
+def test_arguments_that_a_task_cannot_keep_are_a_fault_of_the_input(value: Any) -> None:
+    with pytest.raises(InvalidToolInput, match="a task keeps integers up to 2\\^53"):
+        tasks._payload({"a": value}, "tool")

@@ -27,6 +27,7 @@ from aegis_agent.adapters.jobs.work import caller_of, decoded, encode
 from aegis_agent.adapters.mcp.content import blocks, structured
 from aegis_agent.adapters.mcp.errors import error_data, tool_error
 from aegis_agent.domain.content import Content
+from aegis_agent.domain.errors import InvalidToolInput, InvalidToolOutput, Violation
 from aegis_agent.domain.jobs.job import Failure, Job, JobRef, JobSpec, State
 from aegis_agent.domain.jobs.ports import StoredJob
 from aegis_agent.domain.jobs.service import Creator, Jobs, Wanted
@@ -80,7 +81,7 @@ class TaskHandlers:
         authorize(method_table()[_CREATE], call.principal, peer_spiffe_id=call.peer_spiffe_id)
         if not any(isinstance(value, ArtifactRef) for value in arguments.values()):
             await offloaded(tool.checks.input, arguments_of(arguments, tool.spec))
-        content = _payload(arguments)
+        content = _payload(arguments, tool.spec.name)
         payload = encode(content)
         job = await self._jobs.create(
             Wanted(spec=JobSpec(tool=tool.spec.name, timeout=tool.spec.default_timeout)),
@@ -187,11 +188,16 @@ def _creator() -> Creator:
     )
 
 
-def _payload(arguments: Mapping[str, Any]) -> list[part_pb2.Part]:
+def _payload(arguments: Mapping[str, Any], tool: str) -> list[part_pb2.Part]:
     apart = {name: value for name, value in arguments.items() if isinstance(value, ArtifactRef)}
     plain = {name: value for name, value in arguments.items() if name not in apart}
     made = [part_pb2.Part(name=name, artifact=value.name) for name, value in apart.items()]
-    return [part_pb2.Part(json=parts.to_struct(plain)), *made]
+    try:
+        return [part_pb2.Part(json=parts.to_struct(plain)), *made]
+    except InvalidToolOutput as error:  # a Struct holds less than JSON does
+        rule = error.metadata.get("rule", "json")
+        fault = Violation("", rule, "a task keeps integers up to 2^53, and some 28 objects inside each other")
+        raise InvalidToolInput.of(tool, [fault]) from error
 
 
 def _about(job: Job) -> dict[str, Any]:
