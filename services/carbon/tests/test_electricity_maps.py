@@ -89,6 +89,28 @@ async def test_the_last_day_and_longer_spans_are_asked_for_where_they_are(
     ] == spans
 
 
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_without_access_to_spans_still_gets_the_last_day(
+    uk_api: UkApi, clock: ManualClock, tmp_path: Path, status: int
+) -> None:
+    times = [START - hours * HOUR for hours in (20, 3, 2, 1)]
+    rows = [row(datetime=time.isoformat(), carbonIntensity=number) for number, time in enumerate(times)]
+    uk_api.script = [Answer(None, status)]
+    uk_api.default = Answer({"zone": "DE", "history": rows})
+    found = await provider(uk_api, clock, tmp_path).past("DE", START - timedelta(days=14), START - HOUR)
+
+    assert [0, 1, 2] == [slot.g_per_kwh for slot in found]
+    assert ["past-range", "history"] == [path.rpartition("/")[2] for path, _ in asked(uk_api)]
+
+
+async def test_a_key_that_is_refused_everywhere_is_a_failure(
+    uk_api: UkApi, clock: ManualClock, tmp_path: Path
+) -> None:
+    uk_api.default = Answer(None, 401)
+    with pytest.raises(ProviderError, match="HTTP_401"):
+        await provider(uk_api, clock, tmp_path).past("DE", START - timedelta(days=14), START)
+
+
 async def test_a_finer_step_is_taken_from_the_answer(
     uk_api: UkApi, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -136,6 +136,15 @@ def test_a_key_goes_only_where_it_is_wanted_and_safe(url: str, told: str) -> Non
         settings.key()
 
 
+@pytest.mark.parametrize("key", ["hush\nhush", "hush\r", "h\u00fcsh"])
+def test_a_key_that_no_header_carries_is_refused_and_not_shown(key: str) -> None:
+    settings = IntensitySettings.model_validate({"api_url": "https://mirror.example", "api_key": key})
+    with pytest.raises(ConfigurationError, match="CARBON_API_KEY is not one line") as caught:
+        settings.key()
+
+    assert "sh" not in caught.value.message.replace("line of plain text", "")
+
+
 def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="AEGIS_CARBON_API_KEY_FILE"):
         IntensitySettings(api_key_file=tmp_path / "none").key()

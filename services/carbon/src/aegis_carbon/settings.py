@@ -23,7 +23,7 @@ from aegis_carbon.source_settings import (
     HttpSettings,
     Url,
     WattTimeSettings,
-    check_tls,
+    check_secret,
     known_and_once,
     read_secret,
 )
@@ -135,7 +135,7 @@ class IntensitySettings(BaseSettings):
 
         Raises:
             ConfigurationError: The file cannot be read, or the key would be sent to the public API, which
-                takes none, or without TLS to another machine.
+                takes none, or without TLS to another machine, or it is not one line of plain text.
         """
         key = self.api_key.get_secret_value()
         if self.api_key_file is not None:
@@ -143,7 +143,7 @@ class IntensitySettings(BaseSettings):
         if key and urlsplit(self.uk_api).hostname == urlsplit(PUBLIC_UK_API).hostname:
             raise ConfigurationError("the public UK API takes no key; CARBON_API_URL names a mirror")
         if key:
-            check_tls(self.uk_api, "the key for CARBON_API_URL")
+            check_secret(key, "CARBON_API_KEY", url=self.uk_api)
         return key
 
 

@@ -182,18 +182,19 @@ def read_secret(path: Path, variable: str, *, url: str) -> str:
         secret = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{variable} cannot be read: {error}") from error
-    if not secret or not secret.isascii() or not secret.isprintable():
-        raise ConfigurationError(f"{variable}: the file is not one line of plain text: {path}")
-    check_tls(url, variable)
+    check_secret(secret, variable, url=url)
     return secret
 
 
-def check_tls(url: str, what: str) -> None:
-    """Refuse to send a secret without TLS to another machine.
+def check_secret(secret: str, what: str, *, url: str) -> None:
+    """Refuse a secret that no header can carry, or that would be sent without TLS to another machine.
 
     Raises:
-        ConfigurationError: *url* is such a place.
+        ConfigurationError: It is such a one; the message says *what*, and not the secret.
     """
+    if not secret or not secret.isascii() or not secret.isprintable():
+        # The HTTP library would show it in its error.
+        raise ConfigurationError(f"{what} is not one line of plain text")
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
         raise ConfigurationError(f"{what} would be sent without TLS to {parts.hostname}; use an https URL")

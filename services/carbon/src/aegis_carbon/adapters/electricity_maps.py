@@ -20,6 +20,7 @@ _HOURLY: Final = "hourly"
 _HISTORY: Final = timedelta(hours=24)
 """What `history` holds; not every key may ask for more."""
 _LONGEST_RANGE: Final = timedelta(days=10)
+_NOT_ALLOWED: Final = ("HTTP_401", "HTTP_403")
 _FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -55,19 +56,30 @@ class ElectricityMapsProvider:
         return present(await self._slots(zone, "latest"), self._clock())
 
     async def past(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
-        """See `IntensityProvider.past`; what is estimated there is labelled a forecast."""
-        now, found = self._clock(), list[Intensity]()
-        if start >= now - _HISTORY:
-            return passed(await self._slots(zone, "history"), start, min(end, now))
-        for begin, until in spans(start, min(end, now), _LONGEST_RANGE):
-            span = {"start": _written(begin), "end": _written(until)}
-            found += await self._slots(zone, "past-range", **span)
-        return passed(found, start, now)
+        """See `IntensityProvider.past`; what is estimated there is labelled a forecast.
+
+        A key that may not ask for a span gets what of it lies in the last day.
+        """
+        now = self._clock()
+        end = min(end, now)
+        if start < now - _HISTORY:
+            try:
+                return passed(await self._range(zone, start, end), start, now)
+            except ProviderError as error:
+                if error.fault not in _NOT_ALLOWED:
+                    raise
+        return passed(await self._slots(zone, "history"), start, end)
 
     async def ahead(self, zone: str) -> list[Intensity]:
         """See `IntensityProvider.ahead`."""
         now = self._clock()
         return [slot for slot in await self._slots(zone, "forecast") if slot.end > now]
+
+    async def _range(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
+        found = list[Intensity]()
+        for begin, until in spans(start, end, _LONGEST_RANGE):
+            found += await self._slots(zone, "past-range", start=_written(begin), end=_written(until))
+        return found
 
     async def _slots(self, zone: str, question: str, **span: str) -> list[AverageIntensity]:
         asked = {
