@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aegis_agent import AgentManager, Part
+from aegis_agent import AgentManager, AsyncContext, Part
 from aegis_agent.domain.errors import (
     InvalidTool,
     InvalidToolInput,
@@ -192,6 +192,21 @@ async def test_async_tools_run_in_the_loop_and_end_at_the_deadline(manager: Agen
     assert await manager.dispatch("wait", {"seconds": 0}) == 0
     with pytest.raises(ToolTimeout):
         await manager.dispatch("wait", {"seconds": 600}, timeout=0.05)
+
+
+async def test_calls_that_a_call_makes_end_with_it(manager: AgentManager) -> None:
+    async def inner(context: AsyncContext) -> float:
+        return context.time_left()
+
+    async def outer() -> list[float]:
+        return [await manager.dispatch("inner", {}, timeout=timeout) for timeout in (1, 100)]
+
+    manager.register_tool("inner", inner)
+    manager.register_tool("outer", outer)
+
+    short, long = await manager.dispatch("outer", {}, timeout=30)
+    assert short <= 1 < long <= 30
+    assert 30 < await manager.dispatch("inner", {}, timeout=100) <= 100
 
 
 async def test_a_timeout_error_of_the_tool_is_not_the_deadline(manager: AgentManager) -> None:

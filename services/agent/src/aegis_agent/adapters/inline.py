@@ -14,7 +14,7 @@ from typing import Any, Final
 from aegis_agent.adapters.children import frames
 from aegis_agent.adapters.loop_context import LoopContext
 from aegis_agent.adapters.schemas import BadInput, BadOutput, FunctionSchema, ToolInputError
-from aegis_agent.domain.call import Call, Chunk
+from aegis_agent.domain.call import Call, Chunk, within
 from aegis_agent.domain.errors import (
     InvalidToolInput,
     InvalidToolOutput,
@@ -73,7 +73,7 @@ class InlineRunner:
         await asyncio.gather(*self._farewells, return_exceptions=True)
 
     async def _work(self, call: Call, context: LoopContext) -> Any:
-        with self._told():
+        with self._told(), within(call.deadline):
             return await (self._items if self._schema.streams else self._value)(call, context)
 
     async def _value(self, call: Call, context: LoopContext) -> Any:

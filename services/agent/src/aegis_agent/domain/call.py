@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, Protocol
@@ -180,3 +183,21 @@ class Call:
 
 NOBODY: Final = Caller()
 """The caller of a process that has no callers but itself."""
+
+
+_end: Final[ContextVar[float]] = ContextVar("aegis_agent_call_end", default=math.inf)
+
+
+@contextmanager
+def within(deadline: float) -> Iterator[None]:
+    """Let calls that are made inside end by *deadline*, on the clock of the event loop, seconds."""
+    before = _end.set(min(deadline, _end.get()))
+    try:
+        yield
+    finally:
+        _end.reset(before)
+
+
+def outer_end() -> float:
+    """Return when the call has to have stopped whose work this is; infinity outside of any call's work."""
+    return _end.get()

@@ -12,7 +12,7 @@ from typing import Final
 
 from aegis_agent.domain.binding import bound
 from aegis_agent.domain.cache import ResultCache, key_of
-from aegis_agent.domain.call import FIRST, Artifacts, Attempt, Call, Caller, Priority, Sink, ignore
+from aegis_agent.domain.call import FIRST, Artifacts, Attempt, Call, Caller, Priority, Sink, ignore, outer_end
 from aegis_agent.domain.errors import AgentInternal, ToolTimeout
 from aegis_agent.domain.execution import Execution, Measure, OnBegin, Unmeasured
 from aegis_agent.domain.fair_queue import Claim
@@ -229,10 +229,14 @@ def _limit(
 ) -> tuple[timedelta, float]:
     """Return the call's time and its end: the tool's time counts from now, the caller's since it *came*.
 
+    A call that is made by the work of another one ends with that one.
     The caller's alone ends a job's wait; the tool's time counts from the start of its work.
     """
     limit = _work_time(action, spec)
     end = asyncio.get_running_loop().time() + (_NO_END_S if job else limit.total_seconds())
+    if (outer := outer_end()) < end:
+        outer_left = timedelta(seconds=outer - came)
+        time_left = outer_left if time_left is None else min(time_left, outer_left)
     if time_left is None or came + time_left.total_seconds() >= end:
         return limit, end
     time_left = max(time_left, timedelta(0))
