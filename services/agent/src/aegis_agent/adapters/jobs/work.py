@@ -26,6 +26,7 @@ from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, ResultTooLarge, UnknownJob, UnreadableJob
 from aegis_agent.domain.jobs.job import Failure, Job, Phase
 from aegis_agent.domain.jobs.ports import Change, KeptArtifacts
+from aegis_agent.domain.jobs.steps import check_current
 from aegis_agent.domain.parts import artifact_names
 from aegis_agent.domain.result import Result
 from aegis_agent.domain.tool import JsonSchema
@@ -315,7 +316,7 @@ class Work:
             what = f"the agent process {self._bench.runner!r} that ran it was stopped"
 
             def given_up(now: Job) -> Job | None:
-                machine.check_current(now, begun.attempt)
+                check_current(now, begun.attempt)
                 return machine.lost(now, keep=keep, now=clock(), why=what)
 
             await self._write(job, given_up)

@@ -29,6 +29,7 @@ from aegis_agent.domain.jobs.job import (
     WaitReason,
 )
 from aegis_agent.domain.jobs.retry import backoff
+from aegis_agent.domain.jobs.steps import closed, deferred, ended, without_wait
 
 DEFAULT_MAX_WAIT: Final = timedelta(hours=1)
 TOOL_MISSING: Final = timedelta(minutes=1)
@@ -66,14 +67,14 @@ def accepted(job: Job, *, now: datetime) -> Job:
             ask_carbon_at=begin if early else now,
         )
     if begin is not None and begin > now:
-        return _deferred(job, WaitReason.NOT_BEFORE, begin)
+        return deferred(job, WaitReason.NOT_BEFORE, begin)
     return queued(job)
 
 
 def queued(job: Job) -> Job:
     """Return the job in the queue of its class, with a number that no older entry there has."""
     return replace(
-        _without_wait(job),
+        without_wait(job),
         phase=Phase.QUEUED,
         runner="",
         entry="",
@@ -161,7 +162,7 @@ def postponed(
         obstacle=why,
         tool_missed=(job.tool_missed or now) if missed else None,
     )
-    return _deferred(job, WaitReason.TOOL_BUSY, now + after) if after else queued(job)
+    return deferred(job, WaitReason.TOOL_BUSY, now + after) if after else queued(job)
 
 
 def may_find_tool(job: Job, *, now: datetime) -> bool:
@@ -177,7 +178,7 @@ def refused(job: Job, queue_number: int, failure: Failure, *, keep: timedelta, n
     """
     if job.phase is not Phase.QUEUED or job.queue_number != queue_number:
         raise Fenced
-    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+    return ended(job, State.FAILED, failure, keep=keep, now=now)
 
 
 def completed(
@@ -188,9 +189,9 @@ def completed(
     Raises:
         Fenced: *attempt* is not the current one.
     """
-    job = _closed(job, attempt, Outcome.SUCCEEDED, None, now)
+    job = closed(job, attempt, Outcome.SUCCEEDED, None, now)
     job = replace(job, model_version=model_version, warnings=tuple(warnings))
-    return _ended(job, State.COMPLETED, None, keep=keep, now=now)
+    return ended(job, State.COMPLETED, None, keep=keep, now=now)
 
 
 def failed(job: Job, attempt: int, failure: Failure, *, share: float, keep: timedelta, now: datetime) -> Job:
@@ -208,16 +209,16 @@ def failed(job: Job, attempt: int, failure: Failure, *, share: float, keep: time
         Fenced: *attempt* is not the current one.
     """
     cancelling = job.phase is Phase.CANCELLING
-    job = _closed(job, attempt, Outcome.CANCELLED if cancelling else Outcome.FAILED, failure, now)
+    job = closed(job, attempt, Outcome.CANCELLED if cancelling else Outcome.FAILED, failure, now)
     if cancelling:
-        return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+        return ended(job, State.CANCELLED, None, keep=keep, now=now)
     job = replace(job, failures=job.failures + 1)
     policy = job.spec.retry
     if failure.retryable and job.idempotent and job.failures < policy.max_attempts:
         again = now + backoff(policy, job.failures, share=share)
         if job.spec.deadline is None or again < job.spec.deadline:
-            return _deferred(job, WaitReason.BACKOFF, again)
-    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+            return deferred(job, WaitReason.BACKOFF, again)
+    return ended(job, State.FAILED, failure, keep=keep, now=now)
 
 
 def handed_back(job: Job, attempt: int, *, keep: timedelta, now: datetime) -> Job:
@@ -230,7 +231,7 @@ def handed_back(job: Job, attempt: int, *, keep: timedelta, now: datetime) -> Jo
     """
     if job.phase is Phase.CANCELLING:
         return cancelled(job, attempt, keep=keep, now=now)
-    return queued(_closed(job, attempt, Outcome.HANDED_BACK, None, now))
+    return queued(closed(job, attempt, Outcome.HANDED_BACK, None, now))
 
 
 def cancelled(job: Job, attempt: int, *, keep: timedelta, now: datetime) -> Job:
@@ -239,8 +240,8 @@ def cancelled(job: Job, attempt: int, *, keep: timedelta, now: datetime) -> Job:
     Raises:
         Fenced: *attempt* is not the current one.
     """
-    job = _closed(job, attempt, Outcome.CANCELLED, None, now)
-    return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+    job = closed(job, attempt, Outcome.CANCELLED, None, now)
+    return ended(job, State.CANCELLED, None, keep=keep, now=now)
 
 
 def lost(job: Job, *, keep: timedelta, now: datetime, why: str = "") -> Job | None:
@@ -255,8 +256,8 @@ def lost(job: Job, *, keep: timedelta, now: datetime, why: str = "") -> Job | No
     if not job.runs:
         return None
     if job.phase is Phase.CANCELLING:
-        job = _closed(job, job.attempt, Outcome.CANCELLED, None, now)
-        return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+        job = closed(job, job.attempt, Outcome.CANCELLED, None, now)
+        return ended(job, State.CANCELLED, None, keep=keep, now=now)
     what = why or f"the agent process {job.runner!r} that ran it gave no sign of life"
     failure = Failure.of(
         WorkerLost(
@@ -266,11 +267,11 @@ def lost(job: Job, *, keep: timedelta, now: datetime, why: str = "") -> Job | No
             idempotent=str(job.idempotent).lower(),
         )
     )
-    job = _closed(job, job.attempt, Outcome.LOST, failure, now)
+    job = closed(job, job.attempt, Outcome.LOST, failure, now)
     job = replace(job, losses=job.losses + 1)
     if job.idempotent and job.losses <= MAX_LOSSES:
         return queued(job)
-    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+    return ended(job, State.FAILED, failure, keep=keep, now=now)
 
 
 def never_started(job: Job, queue_number: int, *, keep: timedelta, now: datetime) -> Job:
@@ -293,7 +294,7 @@ def never_started(job: Job, queue_number: int, *, keep: timedelta, now: datetime
             losses=str(job.losses),
         )
     )
-    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+    return ended(job, State.FAILED, failure, keep=keep, now=now)
 
 
 def cancel_requested(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
@@ -302,7 +303,7 @@ def cancel_requested(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
         return None
     if job.phase is Phase.RUNNING:
         return replace(job, phase=Phase.CANCELLING)
-    return _ended(job, State.CANCELLED, None, keep=keep, now=now)
+    return ended(job, State.CANCELLED, None, keep=keep, now=now)
 
 
 def deadline_over(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
@@ -311,7 +312,7 @@ def deadline_over(job: Job, *, keep: timedelta, now: datetime) -> Job | None:
     if job.has_ended or job.runs or deadline is None or deadline > now:
         return None
     failure = Failure.of(JobDeadline.of(deadline, started=False))
-    return _ended(job, State.FAILED, failure, keep=keep, now=now)
+    return ended(job, State.FAILED, failure, keep=keep, now=now)
 
 
 def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetime) -> Job:
@@ -356,48 +357,3 @@ def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetim
         expires=None,
     )
     return accepted(again, now=now)
-
-
-def check_current(job: Job, attempt: int) -> None:
-    """Check that *attempt* still runs.
-
-    Raises:
-        Fenced: It does not.
-    """
-    if not job.runs or job.attempt != attempt:
-        raise Fenced
-
-
-def _closed(job: Job, attempt: int, outcome: Outcome, failure: Failure | None, now: datetime) -> Job:
-    check_current(job, attempt)
-    last = replace(job.attempts[-1], ended=now, outcome=outcome, failure=failure)
-    return replace(job, attempts=(*job.attempts[:-1], last), runner="", entry="")
-
-
-def _ended(job: Job, state: State, failure: Failure | None, *, keep: timedelta, now: datetime) -> Job:
-    return replace(
-        _without_wait(job),
-        state=state,
-        phase=None,
-        failure=failure,
-        runner="",
-        entry="",
-        ended=now,
-        expires=now + keep,
-    )
-
-
-def _deferred(job: Job, reason: WaitReason, until: datetime) -> Job:
-    return replace(
-        job,
-        phase=Phase.DEFERRED,
-        wait_reason=reason,
-        wait_until=until,
-        ask_carbon_at=None,
-        runner="",
-        entry="",
-    )
-
-
-def _without_wait(job: Job) -> Job:
-    return replace(job, wait_reason=None, wait_until=None, ask_carbon_at=None)
