@@ -181,6 +181,7 @@ def test_a_job_waits_a_minute_for_a_tool_that_is_not_there() -> None:
         job = again(job, busy, number)
     job = again(job, missing, 10)
     assert (job.obstacle, job.tool_missed) == (missing, after(10))
+    assert explanation(job, ahead=0, now=NOW)[0].startswith("Waits for its tool, which was not there")
     told = explanation(
         machine.postponed(job, job.queue_number, after=KEEP, now=after(11), why=missing), ahead=None, now=NOW
     )

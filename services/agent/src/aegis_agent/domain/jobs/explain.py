@@ -35,6 +35,8 @@ def message(job: Job) -> str:
         if job.tool_missed is not None:
             what = "waits for its tool to be there"
         return f"{what}, until {_time(job.wait_until)} at the latest" if job.wait_until else what
+    if job.phase is Phase.QUEUED and job.tool_missed is not None:
+        return "waits for its tool, which was not there when its turn came last"
     if job.phase is Phase.QUEUED:
         return "waits for a free slot"
     what = "is being stopped" if job.phase is Phase.CANCELLING else "runs"
