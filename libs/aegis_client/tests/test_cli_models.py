@@ -84,6 +84,20 @@ def test_keys_are_listed_and_revoked(aegis: Aegis, tmp_path: Path) -> None:
     assert [line.split()[:3] for line in aegis.out.splitlines()[1:]] == [[key_id, "compromised", "alice"]]
 
 
+def test_whose_key_was_revoked_is_told_how_to_get_another(
+    aegis: Aegis, folder: Path, profile_file: Path
+) -> None:
+    key = profile_file.parent / "publisher-keys" / "sdk.key"
+    aegis("models", "keys", "enroll", "-o", "json")
+    aegis("models", "keys", "revoke", json.loads(aegis.out)["publisher_key"]["name"])
+
+    assert aegis("models", "push", folder, "--name", "yard") == 2
+    assert f"in {key} is retired; move that file away and enroll one" in aegis.err
+    key.rename(key.with_suffix(".old"))
+    assert aegis("models", "keys", "enroll") == 0
+    assert aegis("models", "push", folder, "--name", "yard") == 0
+
+
 def test_a_version_is_pulled_checked_and_described(
     aegis: Aegis, deployment: Deployment, folder: Path, tmp_path: Path
 ) -> None:

@@ -173,7 +173,7 @@ async def test_a_result_that_breaks_the_schema_is_refused(
 ) -> None:
     manager.register_tool("bad", function)
 
-    with pytest.raises(InvalidToolOutput):
+    with pytest.raises(InvalidToolOutput, match=r"the result: (?!the result:)"):
         await manager.dispatch("bad", {})
 
 

@@ -89,9 +89,10 @@ class Packed:
         """
         state = next((key.state for key in keys if key.key_id == self.signer.key_id), "not enrolled")
         if state != "ACTIVE":
+            away = "" if state == "not enrolled" else "move that file away and "
             raise UsageError(
                 f"the publisher key {self.signer.key_id} in {self.key} is {state.lower()}; "
-                "enroll one: aegis models keys enroll"
+                f"{away}enroll one: aegis models keys enroll"
             )
 
     def sealed(self, publisher: Publisher, provenance: Mapping[str, Any]) -> bytes:

@@ -32,6 +32,7 @@ _BY_REASON: Final = {
     "UNKNOWN_MODEL_VERSION": "aegis models versions MODEL",
     "UNKNOWN_ALIAS": "aegis models describe MODEL",
     "UNKNOWN_PUBLISHER_KEY": "aegis models keys list",
+    "PUBLISHER_KEY_REVOKED": "move its file away and enroll again, which makes a new one; or --key FILE",
     "MODEL_VERSION_IN_USE": "aegis models rm MODEL --alias ALIAS, or promote another version",
     "MODEL_VERSION_DELETED": "push it under another id: --version ID",
     "UNKNOWN_ARTIFACT": "aegis artifacts ls",

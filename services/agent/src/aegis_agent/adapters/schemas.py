@@ -136,7 +136,7 @@ class FunctionSchema:
             return _plain(self._result.dump_python(checked, warnings="error"))
         except ValidationError as error:
             first = error.errors()[0]
-            raise BadOutput(f"{path_text(first['loc']) or 'the result'}: {first['msg']}") from error
+            raise BadOutput(": ".join(filter(None, (path_text(first["loc"]), first["msg"])))) from error
         except (PydanticSerializationError, RecursionError) as error:
             raise BadOutput(str(error)[:200]) from error
 
