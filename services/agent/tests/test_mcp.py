@@ -217,13 +217,13 @@ async def test_a_call_is_audited_as_dispatch_with_the_tools_name(agent: Agent) -
 
 
 @ERAS
-async def test_who_may_only_look_may_not_call(agent: Agent, mode: str) -> None:
+async def test_who_may_call_nothing_is_shown_nothing_to_call(agent: Agent, mode: str) -> None:
     async with agent.client("viewer", mode=mode) as client:
         listed = await client.list_tools()
         with pytest.raises(MCPError) as caught:
             await client.call_tool("add", {"a": 1})
 
-    assert listed.tools
+    assert (listed.tools, listed.next_cursor) == ([], None)
     assert "ROLE_MISSING" == caught.value.error.data["details"][0]["reason"]
 
 

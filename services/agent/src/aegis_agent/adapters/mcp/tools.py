@@ -23,14 +23,17 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from aegis_agent.adapters.mcp.content import blocks, kept, output_schema, references, structured
 from aegis_agent.adapters.mcp.errors import is_of_the_tool, tool_error
 from aegis_agent.adapters.mcp.guard import failed
+from aegis_agent.adapters.mcp.operations import DISPATCH
 from aegis_agent.adapters.mcp.tasks import TaskHandlers
 from aegis_agent.domain.call import Caller, Event, LogLine, Progress, Sink
 from aegis_agent.domain.dispatch import Action, Dispatcher
 from aegis_agent.domain.offload import offloaded
 from aegis_agent.domain.registry import Registry
 from aegis_agent.domain.tool import Tool
+from aegis_common.auth.authorize import authorize
 from aegis_common.errors import AegisError
 from aegis_common.paging import page
+from aegis_common.rpc.access import method_table
 from aegis_common.rpc.call import current_call
 
 PAGE_SIZE: Final = 100
@@ -59,11 +62,13 @@ class ToolHandlers:
         self._page_size = page_size
 
     async def list(self, ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        """Return a page of the tools that the caller may use.
+        """Return a page of the tools that the caller may call; none for whom the access table lets call none.
 
         Raises:
             InvalidPageToken: The cursor is of another list.
         """
+        if not _may_call():
+            return ListToolsResult(tools=[])
         caller = caller_of_call()
         found, cursor = page(
             self._registry.tools(caller=caller),
@@ -109,6 +114,15 @@ def caller_of_call() -> Caller:
     """Return the caller of the call that this task serves, as the core has it."""
     principal = current_call().principal
     return Caller(tenant=principal.tenant, subject=principal.subject, roles=principal.roles)
+
+
+def _may_call() -> bool:
+    call = current_call()
+    try:
+        authorize(method_table()[DISPATCH], call.principal, peer_spiffe_id=call.peer_spiffe_id)
+    except AegisError:
+        return False
+    return True
 
 
 def time_left() -> timedelta:
