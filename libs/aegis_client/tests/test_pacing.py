@@ -182,3 +182,12 @@ def test_the_service_is_not_waited_for_beyond_the_latest_start() -> None:
 
     assert [10, 10] == service.timeouts[:2]
     assert 0 < service.timeouts[2] <= 2
+
+
+def test_the_newest_forecast_has_the_last_word_before_it_stops() -> None:
+    service = Service(plan((0, 0.5), (6, 6.5)), plan((0, 1)))
+
+    changes, end = simulated(pacer(service, interruptible=True))
+
+    assert [(START, True)] == changes
+    assert START + HOUR == end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
 from aegis_carbon.adapters.series import read_series
-from aegis_carbon.domain.planning import JobRequest, Planning
+from aegis_carbon.domain.planning import JobRequest, Planned, Planning
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.testing.clock import ManualClock
 from aegis_carbon.wiring import carbon
@@ -74,3 +74,20 @@ async def test_a_speed_that_cannot_be_kept_is_refused(changes: dict[str, Any], t
     with pytest.raises((ConfigurationError, ValueError), match=told):
         async with carbon(IntensitySettings(providers=("replay",), **changes)):
             pass
+
+
+async def test_time_that_goes_on_while_a_plan_is_made_makes_no_job_infeasible(clock: ManualClock) -> None:
+    settings = IntensitySettings(providers=("replay",), replay_speed=1440)
+
+    def ticking() -> datetime:
+        clock.now += timedelta(seconds=1)
+        return clock.now
+
+    async with carbon(settings, clock=ticking) as built:
+        planning = Planning(built.catalog, built.outlooks, clock=ticking)
+        request = JobRequest(zones=("demo-day",), duration=timedelta(seconds=9), max_wait=timedelta(0))
+        alone = await planning.plan(request, within=5)
+        together = await planning.plans([request], within=5)
+
+    assert alone.job.earliest == alone.plan.spans[0].start
+    assert isinstance(together[0], Planned)

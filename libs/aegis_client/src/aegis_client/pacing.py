@@ -65,6 +65,7 @@ class Pacer:
         self._plan: Plan | None = None
         self._fault = ""
         self._ask_at: datetime | None = None
+        self._edge: datetime | None = None
         self._pause: timedelta | None = None
 
     def latest_start(self, worked: timedelta = timedelta(0)) -> datetime:
@@ -90,7 +91,8 @@ class Pacer:
             return Course(True, None, "it cannot be interrupted", self._plan)
         if now >= latest:
             return Course(True, None, "latest start", self._plan)
-        if self._ask_at is None or now >= self._ask_at:
+        if self._ask_at is None or now >= min(self._ask_at, self._edge or self._ask_at):
+            # Also before it starts or stops: the newest forecast has the last word.
             self._renew(now, worked, started=started)
         if self._plan is None:
             return self._without_plan(now, latest)
@@ -100,7 +102,7 @@ class Pacer:
         if self._pause is None:
             pause = (self.latest_start() - now) / _PLANS_PER_WAIT
             self._pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, pause))
-        self._ask_at = now + self._pause
+        self._ask_at, self._edge = now + self._pause, None
         rest = replace(self._job, duration=self._work - worked, earliest_start_time=now)
         try:
             self._plan, self._fault = self._ask(rest, self._patience_s(now, worked)), ""
@@ -126,12 +128,12 @@ class Pacer:
     def _follow(self, plan: Plan, now: datetime, latest: datetime) -> Course:
         again = min(self._ask_at or latest, latest)
         for span in plan.spans:
-            if span.start_time is None or span.end_time is None:
+            if span.start_time is None or span.end_time is None or now >= span.end_time:
                 continue
-            if now < span.start_time:
-                return Course(False, min(again, span.start_time), "waits for cleaner power", plan)
-            if now < span.end_time:
-                return Course(True, min(again, span.end_time), "clean power", plan)
+            waits = now < span.start_time
+            self._edge = span.start_time if waits else span.end_time
+            why = "waits for cleaner power" if waits else "clean power"
+            return Course(not waits, min(again, self._edge), why, plan)
         # The plan is over, and there is work left: what is left was more than was planned.
         self._ask_at = now
         return Course(True, now + _SHORTEST_PAUSE, "the plan is over", plan)

@@ -12,6 +12,7 @@ from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.state import state_of
 from aegis_client.errors import UsageError
 
+_CHUNKS: Final = 20
 _CHOICES: Final = ("run_now", "run_at_latest_start")
 
 
@@ -27,7 +28,11 @@ def run(
         bool, typer.Option("--interruptible", help="Suspend and continue it, with all its processes.")
     ] = False,
     min_chunk: Annotated[
-        str, typer.Option(metavar="DURATION", help="With --interruptible: shortest time that it runs.")
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="With --interruptible: shortest time that it runs. Default: a twentieth of --duration.",
+        ),
     ] = "",
     on_suspend: Annotated[
         str, typer.Option(metavar="SHELL", help="Suspends it instead of SIGSTOP; gets AEGIS_PID.")
@@ -51,12 +56,16 @@ def run(
 
     if on_missing not in _CHOICES:
         raise UsageError(f"--on-missing {on_missing!r} is not one of {', '.join(_CHOICES)}")
+    length = _positive(duration_s(duration, "--duration"), duration)
+    chunk = duration_s(min_chunk, "--min-chunk")
+    if chunk is not None and not interruptible:
+        raise UsageError("--min-chunk goes with --interruptible")
     job = PlannedJob(
-        duration=_positive(duration_s(duration, "--duration"), duration),
+        duration=length,
         zones=[zone] if zone else (),
         deadline=moment_of(within, "--within"),
         interruptible=interruptible,
-        min_chunk=duration_s(min_chunk, "--min-chunk"),
+        min_chunk=(length / _CHUNKS if chunk is None else chunk) if interruptible else None,
     )
     if shutil.which(command[0]) is None:
         raise UsageError(f"command {command[0]!r} is not found, or cannot be executed")

@@ -55,13 +55,16 @@ class OutlookLookup:
         """Return how far ahead `get` looks at most."""
         return LONGEST_DAYS * self.day(zone)
 
-    async def get(self, zone: Zone, *, until: datetime, within: float) -> Outlook:
+    async def get(
+        self, zone: Zone, *, until: datetime, within: float, since: datetime | None = None
+    ) -> Outlook:
         """Return what is expected of *zone* from now to *until* at least.
 
         Args:
             zone: From the catalogue.
             until: Not further ahead than `reach`.
             within: Seconds that the caller can wait.
+            since: When the caller looked at the clock: the outlook begins then, for time goes on meanwhile.
 
         Raises:
             NoIntensityData: No provider has a forecast, nor enough history to make one.
@@ -69,7 +72,7 @@ class OutlookLookup:
         past, ahead = await asyncio.gather(
             self._first(zone, Topic.PAST, within), self._first(zone, Topic.AHEAD, within)
         )
-        now = self._clock()
+        now = since or self._clock()
         try:
             return await self._outlook(past, ahead, now, until)
         except TooLittleHistory as error:

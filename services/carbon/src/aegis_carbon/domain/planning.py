@@ -91,15 +91,18 @@ class Planning:
             InfeasibleJob: The job cannot end by its deadline.
             InvalidArgument: The job contradicts itself, or its deadline is too far ahead.
         """
-        zones, job = self._resolved(request)
-        rows = [self._outlooks.get(zone, until=job.deadline, within=within) for zone in zones]
+        now = self._clock()
+        zones, job = self._resolved(request, now)
+        rows = [self._outlooks.get(zone, until=job.deadline, within=within, since=now) for zone in zones]
         outlooks = await asyncio.gather(*rows)
         return Planned(job, await asyncio.to_thread(plan, outlooks, job))
 
     async def plans(self, requests: Sequence[JobRequest], *, within: float) -> list[Planned | AegisError]:
         """Return a plan for each job, or why there is none, in the order of *requests*."""
-        outcomes = [self._tried(request) for request in requests]
-        outlooks = await self._rows([item for item in outcomes if not isinstance(item, AegisError)], within)
+        now = self._clock()
+        outcomes = [self._tried(request, now) for request in requests]
+        good = [item for item in outcomes if not isinstance(item, AegisError)]
+        outlooks = await self._rows(good, within, now)
         ready: dict[int, _Resolved] = {}
         found: dict[int, Planned | AegisError] = {}
         for number, item in enumerate(outcomes):
@@ -117,7 +120,9 @@ class Planning:
             found[number] = Planned(item.job, outcome) if isinstance(outcome, Plan) else outcome
         return [found[number] for number in range(len(requests))]
 
-    async def _rows(self, items: Sequence[_Resolved], within: float) -> dict[str, Outlook | AegisError]:
+    async def _rows(
+        self, items: Sequence[_Resolved], within: float, now: datetime
+    ) -> dict[str, Outlook | AegisError]:
         """Return for each zone that is wanted what is expected there, as far ahead as it is wanted."""
         wanted: dict[str, tuple[Zone, datetime]] = {}
         for item in items:
@@ -127,22 +132,21 @@ class Planning:
 
         async def row(zone: Zone, until: datetime) -> Outlook | AegisError:
             try:
-                return await self._outlooks.get(zone, until=until, within=within)
+                return await self._outlooks.get(zone, until=until, within=within, since=now)
             except AegisError as error:
                 return error
 
         rows = await asyncio.gather(*(row(zone, until) for zone, until in wanted.values()))
         return dict(zip(wanted, rows, strict=True))
 
-    def _tried(self, request: JobRequest) -> _Resolved | AegisError:
+    def _tried(self, request: JobRequest, now: datetime) -> _Resolved | AegisError:
         try:
-            return self._resolved(request)
+            return self._resolved(request, now)
         except AegisError as error:
             return error
 
-    def _resolved(self, request: JobRequest) -> _Resolved:
+    def _resolved(self, request: JobRequest, now: datetime) -> _Resolved:
         zones = tuple(self._catalog.get(zone) for zone in request.zones or ("",))
-        now = self._clock()
         earliest = max(now, request.earliest or now)
         wait = self._outlooks.day(zones[0]) if request.max_wait is None else request.max_wait
         job = Job(
