@@ -191,3 +191,16 @@ def test_the_newest_forecast_has_the_last_word_before_it_stops() -> None:
 
     assert [(START, True)] == changes
     assert START + HOUR == end
+
+
+def test_a_start_that_is_always_a_moment_away_comes() -> None:
+    class Later(Service):
+        def __call__(self, job: PlannedJob, timeout_s: float) -> Plan:
+            self.jobs.append(job)
+            assert job.earliest_start_time is not None
+            hours = (job.earliest_start_time - START) / HOUR
+            return plan((hours + 0.05, hours + 1.05))
+
+    changes, _ = simulated(pacer(Later(plan())))
+
+    assert changes[-1][0] < START + HOUR / 2

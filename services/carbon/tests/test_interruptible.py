@@ -81,3 +81,11 @@ def test_an_interruption_that_costs_more_than_it_saves_is_not_made() -> None:
 def test_an_unknown_slot_is_not_taken_while_there_is_another() -> None:
     assert [(1, 3)] == solved([np.nan, 9, 9, np.nan], 0, 4, 2, Limits())
     assert [(1, 3)] == solved([np.nan, 9, 9, np.nan], 0, 4, 2, Limits(least=1))
+
+
+def test_a_job_that_may_stop_may_start_at_once() -> None:
+    row = [1.0, 1, 9, 9, 1, 1]
+
+    found = solved(row, 0.37, 6, 3, Limits(least=0.5, overhead=0.05))
+
+    assert 0.37 == pytest.approx(found[0][0])

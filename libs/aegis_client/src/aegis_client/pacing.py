@@ -92,7 +92,8 @@ class Pacer:
         if now >= latest:
             return Course(True, None, "latest start", self._plan)
         if self._ask_at is None or now >= min(self._ask_at, self._edge or self._ask_at):
-            # Also before it starts or stops: the newest forecast has the last word.
+            # Also before it stops: the newest forecast has the last word. Not before it starts: a start that is
+            # always a moment away would never come.
             self._renew(now, worked, started=started)
         if self._plan is None:
             return self._without_plan(now, latest)
@@ -131,9 +132,11 @@ class Pacer:
             if span.start_time is None or span.end_time is None or now >= span.end_time:
                 continue
             waits = now < span.start_time
-            self._edge = span.start_time if waits else span.end_time
-            why = "waits for cleaner power" if waits else "clean power"
-            return Course(not waits, min(again, self._edge), why, plan)
+            edge, why = (
+                (span.start_time, "waits for cleaner power") if waits else (span.end_time, "clean power")
+            )
+            self._edge = None if waits else edge
+            return Course(not waits, min(again, edge), why, plan)
         # The plan is over, and there is work left: what is left was more than was planned.
         self._ask_at = now
         return Course(True, now + _SHORTEST_PAUSE, "the plan is over", plan)

@@ -67,11 +67,11 @@ def cleanest_stretches(
         return _cleanest_pieces(values, earliest, deadline, work)
     if limits.interruptions == 0:
         return whole
-    grid = _Grid.of(earliest, deadline, work, limits)
-    split = grid.solved(costs) if grid is not None else None
-    if split is None or total(costs, split) > total(costs, whole) - _WORTH_IT:
-        return whole
-    return split
+    # Cells begin at once, so that the job may, or fit the slots, so that no cell is half clean.
+    grids = [_Grid.of(earliest, deadline, work, limits, fitted=fitted) for fitted in (False, True)]
+    solved = [grid.solved(costs) for grid in grids if grid is not None]
+    split = min((item for item in solved if item), key=lambda item: total(costs, item), default=whole)
+    return split if total(costs, split) < total(costs, whole) - _WORTH_IT else whole
 
 
 def total(costs: Costs, stretches: Sequence[Stretch]) -> float:
@@ -128,11 +128,13 @@ class _Grid:
     bounded: bool
 
     @classmethod
-    def of(cls, earliest: float, deadline: float, work: float, limits: Limits) -> _Grid | None:
+    def of(
+        cls, earliest: float, deadline: float, work: float, limits: Limits, *, fitted: bool
+    ) -> _Grid | None:
         """Return the grid, or None where its grain is too coarse for the time that there is."""
         cell = 1 / max(1, min(_FINEST, int(MOST_CELLS / (deadline - earliest))))
         cell *= max(1, math.ceil((deadline - earliest) / MOST_CELLS))
-        origin = math.ceil(earliest / cell - _ROUNDING) * cell
+        origin = math.ceil(earliest / cell - _ROUNDING) * cell if fitted else earliest
         cells = math.floor((deadline - origin) / cell + _ROUNDING)
         need = math.ceil(work / cell - _ROUNDING)
         if need > cells:
