@@ -224,8 +224,8 @@ async def test_too_much_output_is_refused(manager: AgentManager, function: Calla
 
     assert len(await manager.dispatch("make", {"size": 1 << 20})) == 1 << 20
     with pytest.raises(ToolOutputTooLarge) as caught:
-        await manager.dispatch("make", {"size": 9 << 20})
-    assert caught.value.metadata["max_bytes"] == str(8 << 20)
+        await manager.dispatch("make", {"size": 65 << 20})
+    assert caught.value.metadata["max_bytes"] == str(64 << 20)
 
 
 async def test_a_batch_gives_one_outcome_each_in_order(manager: AgentManager) -> None:

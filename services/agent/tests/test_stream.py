@@ -168,7 +168,7 @@ async def test_each_item_is_checked_and_the_wrong_one_named(manager: AgentManage
 
 async def test_an_item_beyond_the_limit_is_refused(manager: AgentManager) -> None:
     with pytest.raises(ToolOutputTooLarge):
-        await told(manager, "flood", {"size": 9 << 20})
+        await told(manager, "flood", {"size": 65 << 20})
 
 
 async def test_what_a_tool_is_told_and_tells(manager: AgentManager) -> None:

@@ -92,8 +92,8 @@ class Pacer:
         if now >= latest:
             return Course(True, None, "latest start", self._plan)
         if self._ask_at is None or now >= min(self._ask_at, self._edge or self._ask_at):
-            # Also before it stops: the newest forecast has the last word. Not before it starts: a start that is
-            # always a moment away would never come.
+            # Also before it stops: the newest forecast has the last word. Not before it starts: a start that
+            # is always a moment away would never come.
             self._renew(now, worked, started=started)
         if self._plan is None:
             return self._without_plan(now, latest)

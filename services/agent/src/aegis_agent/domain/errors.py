@@ -220,7 +220,8 @@ class ToolOutputTooLarge(AegisError):
     @classmethod
     def of(cls, tool: str, *, size_bytes: int, max_bytes: int) -> ToolOutputTooLarge:
         return cls(
-            f"tool {tool!r} returned {size_bytes} bytes; at most {max_bytes} are passed on",
+            f"tool {tool!r} returned {size_bytes} bytes; at most {max_bytes} are passed on: "
+            "let it save an artifact by its context, or raise its limits' output_bytes",
             tool=tool,
             size_bytes=str(size_bytes),
             max_bytes=str(max_bytes),

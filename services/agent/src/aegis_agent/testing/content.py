@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aegis_agent import Artifact, Audio, Image, WorkerLimits, tool
+from aegis_agent import Artifact, Audio, Image
 from aegis_agent.context import Context
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(600)
-_LARGE = WorkerLimits(output_bytes=64 << 20)
 
 
 @dataclass
@@ -56,19 +55,16 @@ def collage(count: int) -> list[Image]:
     return [Image(PNG)] * count
 
 
-@tool(limits=_LARGE)
 def make_large(size: int) -> Image:
     """Return a picture of *size* bytes."""
     return Image(PNG[:8] + bytes(size - 8), filename="large.png")
 
 
-@tool(limits=_LARGE)
 def make_rows(count: int) -> list[str]:
     """Return *count* texts of 64 KiB."""
     return ["x" * (64 << 10)] * count
 
 
-@tool(limits=_LARGE)
 def make_pieces(sizes: list[int]) -> Iterator[Image]:
     """Give one picture after the other, each of so many bytes."""
     for size in sizes:

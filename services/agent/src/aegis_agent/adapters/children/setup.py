@@ -61,7 +61,7 @@ class WorkerLimits:
     cpu_s: float | None = 600
     open_files: int | None = 128
     file_bytes: int | None = 16 << 20
-    output_bytes: int = 8 << 20
+    output_bytes: int = 64 << 20
     may_fork: bool = False
     network: bool = False
     grace_s: float = 0
