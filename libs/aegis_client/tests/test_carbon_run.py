@@ -117,10 +117,10 @@ def test_a_command_waits_for_its_window_and_gives_its_exit_code(
 def test_a_command_that_may_stop_is_suspended_and_continued(
     aegis: Aegis, deployment: PlanningDeployment, tmp_path: Path
 ) -> None:
-    deployment.plans.stretches = [(0, 0.8), (2.3, 60)]
+    deployment.plans.stretches = [(0, 0.8), (3, 60)]
     path = tmp_path / "moments"
 
-    options = ("--duration", "30s", "--within", "300s", "--interruptible")
+    options = ("--duration", "19s", "--within", "300s", "--interruptible")
     assert aegis("carbon", "run", *options, *counting(path, 80)) == 0
 
     pauses = [b - a for a, b in zip(moments(path), moments(path)[1:], strict=False)]
@@ -134,12 +134,12 @@ def test_a_command_that_may_stop_is_suspended_and_continued(
 def test_hooks_may_stand_in_for_the_signals(
     aegis: Aegis, deployment: PlanningDeployment, tmp_path: Path
 ) -> None:
-    deployment.plans.stretches = [(0, 0.5), (1.2, 60)]
+    deployment.plans.stretches = [(0, 0.5), (2.2, 60)]
     note = tmp_path / "note"
     hooks = [f"--on-suspend=echo off $AEGIS_PID >> {note}", f"--on-resume=echo on $AEGIS_PID >> {note}"]
     path = tmp_path / "moments"
 
-    options = ("--duration", "30s", "--within", "300s", "--interruptible", *hooks)
+    options = ("--duration", "19s", "--within", "300s", "--interruptible", *hooks)
     assert aegis("carbon", "run", *options, *counting(path, 60)) == 0
 
     words = note.read_text().split()

@@ -204,3 +204,17 @@ def test_a_start_that_is_always_a_moment_away_comes() -> None:
     changes, _ = simulated(pacer(Later(plan())))
 
     assert changes[-1][0] < START + HOUR / 2
+
+
+def test_what_runs_is_not_stopped_for_a_moment() -> None:
+    class Soon(Service):
+        def __call__(self, job: PlannedJob, timeout_s: float) -> Plan:
+            assert job.earliest_start_time is not None
+            hours = (job.earliest_start_time - START) / HOUR
+            return plan((hours + (0.05 if hours else 0), hours + 0.3), (7, 8))
+
+    job = PlannedJob(duration=HOUR, deadline=START + 8 * HOUR, interruptible=True, min_chunk=5 * MINUTE)
+
+    changes, _ = simulated(Pacer(job, Soon(plan())))
+
+    assert [(START, True)] == changes

@@ -67,6 +67,8 @@ class Pacer:
         self._ask_at: datetime | None = None
         self._edge: datetime | None = None
         self._pause: timedelta | None = None
+        self._least = max(_SHORTEST_PAUSE, _span(job.min_chunk or 0.0))
+        self._running = False
 
     def latest_start(self, worked: timedelta = timedelta(0)) -> datetime:
         """Return the last moment at which the rest of the work can begin, with a margin."""
@@ -84,6 +86,11 @@ class Pacer:
         Raises:
             AegisApiError: Before the start: the service refuses the job for good; for example its zone.
         """
+        course = self._decided(now, worked, started=started)
+        self._running = course.run
+        return course
+
+    def _decided(self, now: datetime, worked: timedelta, *, started: bool) -> Course:
         latest = self.latest_start(worked)
         if worked >= self._work:
             return Course(True, None, "it runs longer than was said")
@@ -131,7 +138,8 @@ class Pacer:
         for span in plan.spans:
             if span.start_time is None or span.end_time is None or now >= span.end_time:
                 continue
-            waits = now < span.start_time
+            # What runs is not stopped for a pause that is shorter than it has to run between two stops.
+            waits = span.start_time - now > (self._least if self._running else timedelta(0))
             edge, why = (
                 (span.start_time, "waits for cleaner power") if waits else (span.end_time, "clean power")
             )
