@@ -140,7 +140,7 @@ def test_hooks_may_stand_in_for_the_signals(
     path = tmp_path / "moments"
 
     options = ("--duration", "19s", "--within", "300s", "--interruptible", *hooks)
-    assert aegis("carbon", "run", *options, *counting(path, 60)) == 0
+    assert aegis("carbon", "run", *options, *counting(path, 140)) == 0
 
     words = note.read_text().split()
     assert ["off", "on"] == words[::2]
