@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from aegis_agent.domain.errors import ToolNameTaken
 from aegis_agent.domain.replicas import Changed, Report, tell_nobody
-from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
+from aegis_common.errors import RETRYABLE, AegisError, ErrorKind, Scope
 
 MAX_FILES: Final = 100
 """Most files of one tenant."""
@@ -44,6 +44,7 @@ class InvalidToolFile(AegisError):
 class TooManyToolFiles(AegisError):
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "TOO_MANY_TOOL_FILES"
+    scope = Scope.FLEET
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ErrorKind, Scope
 
 
 class InvalidModelManifest(AegisError):
@@ -38,6 +38,7 @@ class ModelQuotaExceeded(AegisError):
 
     kind = ErrorKind.RESOURCE_EXHAUSTED
     reason = "MODEL_QUOTA_EXCEEDED"
+    scope = Scope.FLEET
 
     @classmethod
     def of(cls, *, used: int, size: int, quota: int) -> ModelQuotaExceeded:
