@@ -77,7 +77,7 @@ def test_up_answers_and_down_leaves_nothing(tmp_path: Path) -> None:
 
 def printed_commands(text: str) -> list[str]:
     """Return the commands that `aegis up` printed, each with its continuation lines."""
-    block = text[text.index("  State ") :].partition("Stop with Ctrl-C")[0].splitlines()[1:]
+    block = text[text.index("  State ") :].split("\n\n")[1].splitlines()
     joined = "\n".join(line.removeprefix("  ") for line in block).strip()
     return re.split(r"\n(?=(?:aegis|curl|buf|grpcurl|python) )", joined)
 
