@@ -248,10 +248,11 @@ def test_the_command_line_does_all_of_it(stack: Stack, folder: Callable[..., Pat
         ran = json.loads(aegis("tools", "run", "barn", "--arg", rows, "-o", "json"))
         return ran["parts"][0]["json"]["rows"][0]["values"]
 
+    key = stack.state / "publisher-keys" / "people.key"
+    key.unlink(missing_ok=True)  # of another test with this stack
     refused = aegis("models", "push", double, "--name", "barn", code=2)
     assert "aegis models keys enroll" in refused
     aegis("models", "keys", "enroll", "--description", "of a test")
-    key = stack.state / "publisher-keys" / "people.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert Signer.load(key).key_id in aegis("models", "keys", "list")
     # another profile is somebody else, with another key
@@ -275,3 +276,4 @@ def test_the_command_line_does_all_of_it(stack: Stack, folder: Callable[..., Pat
     assert "UNKNOWN_TOOL" in aegis("tools", "describe", "barn", code=1)
     aegis("models", "keys", "revoke", Signer.load(key).key_id)
     assert "is retired" in aegis("models", "push", double, "--name", "barn", code=2)
+    key.unlink()
