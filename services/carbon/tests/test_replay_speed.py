@@ -10,7 +10,7 @@ import pytest
 
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
 from aegis_carbon.adapters.series import read_series
-from aegis_carbon.domain.planning import JobRequest, Planned, Planning
+from aegis_carbon.domain.planning import JobRequest, Planned
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.testing.clock import ManualClock
 from aegis_carbon.wiring import carbon
@@ -50,7 +50,7 @@ async def test_its_past_is_what_it_said_before(clock: ManualClock) -> None:
 async def test_forecasts_and_plans_keep_its_pace(clock: ManualClock) -> None:
     settings = IntensitySettings(providers=("replay",), replay_speed=1440)
     async with carbon(settings, clock=clock) as built:
-        planning = Planning(built.catalog, built.outlooks, clock=clock)
+        planning = built.planning
         expected = await planning.forecast("demo-day", horizon=None, within=5)
         request = JobRequest(zones=("demo-day",), duration=timedelta(seconds=5), max_wait=MINUTE)
         planned = await planning.plan(request, within=5)
@@ -84,7 +84,7 @@ async def test_time_that_goes_on_while_a_plan_is_made_makes_no_job_infeasible(cl
         return clock.now
 
     async with carbon(settings, clock=ticking) as built:
-        planning = Planning(built.catalog, built.outlooks, clock=ticking)
+        planning = built.planning
         request = JobRequest(zones=("demo-day",), duration=timedelta(seconds=9), max_wait=timedelta(0))
         alone = await planning.plan(request, within=5)
         together = await planning.plans([request], within=5)

@@ -11,7 +11,6 @@ from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
 from aegis.carbon.v1 import plan_service_pb2_grpc as plan_grpc
 from aegis_carbon.adapters.plan_servicer import PlanServicer
 from aegis_carbon.adapters.servicer import CarbonServicer
-from aegis_carbon.domain.planning import Planning
 from aegis_carbon.settings import Settings
 from aegis_carbon.wiring import Carbon, carbon
 from aegis_common.clock import Clock, utc_now
@@ -37,7 +36,7 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
         built = await stack.enter_async_context(carbon(settings, clock=clock, meter=telemetry.meter))
         await stack.enter_async_context(_kept_warm(built, settings))
         servicer = CarbonServicer(built.advisor, clock=clock)
-        planner = PlanServicer(Planning(built.catalog, built.outlooks, clock=clock))
+        planner = PlanServicer(built.planning)
         yield await stack.enter_async_context(
             serving(
                 settings,

@@ -17,6 +17,7 @@ from aegis_carbon.domain.asking import Asking, LookupPolicy
 from aegis_carbon.domain.catalog import ZoneCatalog
 from aegis_carbon.domain.lookup import IntensityLookup
 from aegis_carbon.domain.outlooks import OutlookLookup
+from aegis_carbon.domain.planning import Planning
 from aegis_carbon.domain.providers import IntensityCache, IntensityProvider
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.sources import Workshop, make_providers
@@ -31,6 +32,7 @@ class Carbon:
     """The carbon service without its transport."""
 
     advisor: CarbonAdvisor
+    planning: Planning
     catalog: ZoneCatalog
     lookup: IntensityLookup
     outlooks: OutlookLookup
@@ -68,8 +70,9 @@ async def carbon(
         stack.push_async_callback(asking.close)
         lookup = IntensityLookup(providers, asking, policy=policy, clock=clock)
         outlooks = OutlookLookup(providers, asking, policy=policy, clock=clock)
-        advisor = CarbonAdvisor(catalog, lookup, outlooks, clock=clock, observer=counters)
-        yield Carbon(advisor, catalog, lookup, outlooks, clock)
+        planning = Planning(catalog, outlooks, clock=clock)
+        advisor = CarbonAdvisor(catalog, lookup, outlooks, planning, clock=clock, observer=counters)
+        yield Carbon(advisor, planning, catalog, lookup, outlooks, clock)
 
 
 async def _cache(

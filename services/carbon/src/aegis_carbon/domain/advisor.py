@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -16,7 +15,7 @@ from aegis_carbon.domain.intensity import Intensity
 from aegis_carbon.domain.lookup import IntensityLookup
 from aegis_carbon.domain.outlook import Outlook
 from aegis_carbon.domain.outlooks import OutlookLookup
-from aegis_carbon.domain.planning import JobRequest, Planning
+from aegis_carbon.domain.planning import JobRequest, Planned, Planning
 from aegis_carbon.domain.providers import Observer
 from aegis_carbon.domain.rules import BY_ZONE, ForecastRule, PercentileRule, Rule, ThresholdRule
 from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict, Window, decide, until
@@ -38,6 +37,7 @@ class CarbonAdvisor:
         catalog: ZoneCatalog,
         lookup: IntensityLookup,
         outlooks: OutlookLookup,
+        planning: Planning,
         *,
         clock: Clock,
         observer: Observer,
@@ -45,7 +45,7 @@ class CarbonAdvisor:
         self._catalog = catalog
         self._lookup = lookup
         self._outlooks = outlooks
-        self._planning = Planning(catalog, outlooks, clock=clock)
+        self._planning = planning
         self._clock = clock
         self._observer = observer
 
@@ -85,16 +85,18 @@ class CarbonAdvisor:
             InvalidArgument: The deadline of a forecast rule is further ahead than an outlook reaches.
         """
         found = self._catalog.get(zone)
-        current, aside = await asyncio.gather(
-            self._current(found, within), self._aside(found, rule, within, look_ahead=look_ahead)
-        )
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within
         if isinstance(rule, ThresholdRule):
-            limit = found.threshold_g_per_kwh if rule.max_g_per_kwh is None else rule.max_g_per_kwh
-            decision = self._by_threshold(found, current, limit, on_missing, aside)
+            decision = await self._by_threshold(found, rule, within, on_missing)
         elif isinstance(rule, PercentileRule):
-            decision = await self._by_percentile(found, current, rule, within, on_missing, aside)
+            decision = await self._by_percentile(found, rule, within, on_missing)
         else:
-            decision = await self._by_forecast(found, current, rule, within, on_missing)
+            decision = await self._by_forecast(found, rule, within, on_missing)
+        # Only who waits is helped by a window, so nobody else waits for the forecast that it takes.
+        if look_ahead and not decision and not isinstance(rule, ForecastRule):
+            left = max(0.0, deadline - loop.time())
+            decision = replace(decision, window=await self._next_window(found, decision, left))
         self._observer.decided(decision)
         return decision
 
@@ -104,68 +106,61 @@ class CarbonAdvisor:
         except NoIntensityData:
             return None
 
-    async def _aside(self, zone: Zone, rule: Rule, within: float, *, look_ahead: bool) -> Outlook | None:
-        """Return the outlook in which a wait finds its next window; None does no harm."""
-        if not look_ahead or isinstance(rule, ForecastRule):
-            return None
+    async def _next_window(self, zone: Zone, decision: Decision, within: float) -> Window | None:
         until = self._clock() + _AHEAD_DAYS * self._outlooks.day(zone)
-        with suppress(NoIntensityData):
-            return await self._outlooks.get(zone, until=until, within=within / 2)
-        return None
+        try:
+            ahead = await self._outlooks.get(zone, until=until, within=within)
+        except NoIntensityData:
+            return None
+        return _next_window(ahead, decision.threshold_g_per_kwh, decision.decided_at)
 
-    def _by_threshold(
-        self,
-        zone: Zone,
-        current: Intensity | None,
-        limit: float,
-        on_missing: OnMissing,
-        ahead: Outlook | None,
+    async def _by_threshold(
+        self, zone: Zone, rule: ThresholdRule, within: float, on_missing: OnMissing
     ) -> Decision:
-        now = self._clock()
-        decision = decide(zone.id, current, threshold_g_per_kwh=limit, on_missing=on_missing, now=now)
-        if decision or ahead is None:
-            return decision
-        return replace(decision, window=_next_window(ahead, limit, now))
+        limit = zone.threshold_g_per_kwh if rule.max_g_per_kwh is None else rule.max_g_per_kwh
+        current = await self._current(zone, within)
+        return self._decided(zone, current, limit, on_missing)
 
     async def _by_percentile(
-        self,
-        zone: Zone,
-        current: Intensity | None,
-        rule: PercentileRule,
-        within: float,
-        on_missing: OnMissing,
-        ahead: Outlook | None,
+        self, zone: Zone, rule: PercentileRule, within: float, on_missing: OnMissing
     ) -> Decision:
+        current, past = await asyncio.gather(
+            self._current(zone, within), self._outlooks.past(zone, within=within)
+        )
         now = self._clock()
-        past = await self._outlooks.past(zone, within=within)
         week = _WEEK_DAYS * self._outlooks.day(zone)
         values = np.array([]) if past is None else past.series.between(now - week, now).values
         known = values[~np.isnan(values)]
         if not len(known):
-            return self._by_threshold(zone, None, 0.0, on_missing, None)
+            return self._decided(zone, None, 0.0, on_missing)
         limit = float(np.percentile(known, rule.percentile))
-        decision = self._by_threshold(zone, current, limit, on_missing, ahead)
+        decision = self._decided(zone, current, limit, on_missing)
         return replace(decision, reason=_OF_A_PERCENTILE.get(decision.reason, decision.reason))
 
+    def _decided(
+        self, zone: Zone, current: Intensity | None, limit: float, on_missing: OnMissing
+    ) -> Decision:
+        return decide(zone.id, current, threshold_g_per_kwh=limit, on_missing=on_missing, now=self._clock())
+
+    async def _planned(self, request: JobRequest, within: float) -> Planned | InfeasibleJob | NoIntensityData:
+        try:
+            return await self._planning.plan(request, within=within)
+        except (InfeasibleJob, NoIntensityData) as error:
+            return error
+
     async def _by_forecast(
-        self,
-        zone: Zone,
-        current: Intensity | None,
-        rule: ForecastRule,
-        within: float,
-        on_missing: OnMissing,
+        self, zone: Zone, rule: ForecastRule, within: float, on_missing: OnMissing
     ) -> Decision:
         now = self._clock()
         request = JobRequest(
             zones=(zone.id,), duration=rule.duration, deadline=rule.deadline, max_wait=rule.max_wait
         )
-        try:
-            planned = await self._planning.plan(request, within=within)
-        except InfeasibleJob:
+        current, planned = await asyncio.gather(self._current(zone, within), self._planned(request, within))
+        if isinstance(planned, InfeasibleJob):
             # It can only be late: the sooner the better.
             return Decision(Verdict.RUN_NOW, Reason.LATEST_START, zone.id, 0.0, now, current)
-        except NoIntensityData:
-            return decide(zone.id, None, threshold_g_per_kwh=0.0, on_missing=on_missing, now=now)
+        if isinstance(planned, NoIntensityData):
+            return self._decided(zone, None, 0.0, on_missing)
         span = planned.plan.spans[0]
         if span.start <= now or planned.plan.saving < rule.min_saving:
             return Decision(Verdict.RUN_NOW, Reason.NO_BETTER_WINDOW, zone.id, 0.0, now, current)
