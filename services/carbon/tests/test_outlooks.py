@@ -210,5 +210,6 @@ async def test_many_callers_are_one_computation(build: Build, grid: Grid, uk_api
     found = await asyncio.gather(*(outlook_of(built) for _ in range(20)))
 
     assert all(item.series.values[0] == found[0].series.values[0] for item in found)
+    assert 1 == len({id(item) for item in found})
     assert 3 == len(uk_api.requests)
     assert 1 == sum("fw48h" in request.path for request in uk_api.requests)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from aegis_carbon.domain.asking import Asking, LookupPolicy, Question
@@ -27,6 +28,8 @@ _SLOWER: Final = 3
 """Histories and forecasts change more slowly than the present value."""
 _MOST_KEPT: Final = 64
 
+_Key = tuple[object, ...]
+
 
 class OutlookLookup:
     """Asks the providers of a zone in order of preference: the first that has a history, and a forecast.
@@ -45,7 +48,7 @@ class OutlookLookup:
         self._asking = asking
         self._policy = policy
         self._clock = clock
-        self._made: dict[tuple[object, ...], Outlook] = {}
+        self._made: dict[_Key, asyncio.Task[Outlook]] = {}
 
     def day(self, zone: Zone) -> timedelta:
         """Return the length of a day of the zone: 24 h, or less in a replay that runs fast."""
@@ -93,13 +96,25 @@ class OutlookLookup:
         days = -((now - until) // series.day)
         reach = max(_AT_LEAST_DAYS, days + (0 if days <= _AT_LEAST_DAYS else 1))
         key = (series.zone, series.index(now), reach, *map(self._mark, (past, ahead)))
-        if key not in self._made:
-            # Off the loop: it takes some ten milliseconds.
-            found = await asyncio.to_thread(outlook, past, ahead, now=now, until=now + reach * series.day)
-            if len(self._made) >= _MOST_KEPT:
-                self._made.pop(next(iter(self._made)))
-            self._made[key] = found
-        return self._made[key]
+        making = self._made.get(key)
+        if making is None:
+            until = now + reach * series.day
+            making = self._begun(key, partial(outlook, past, ahead, now=now, until=until))
+        # Shielded: it is made once for all callers, also for those that stay when this one goes.
+        return await asyncio.shield(making)
+
+    def _begun(self, key: _Key, make: Callable[[], Outlook]) -> asyncio.Task[Outlook]:
+        """Make an outlook off the loop, for it takes some ten milliseconds; a failure is not kept."""
+        if len(self._made) >= _MOST_KEPT:
+            self._made.pop(next(iter(self._made)))
+        making = self._made[key] = asyncio.create_task(asyncio.to_thread(make))
+
+        def forget(task: asyncio.Task[Outlook]) -> None:
+            if task.cancelled() or task.exception() is not None:
+                self._made.pop(key, None)
+
+        making.add_done_callback(forget)
+        return making
 
     def _mark(self, known: Known | None) -> tuple[object, ...]:
         """Return what tells this answer from the one before."""
