@@ -39,16 +39,18 @@ def test_the_original_variables_are_understood(environment: pytest.MonkeyPatch) 
         assert "key" == settings.key()
         assert timedelta(minutes=10) == settings.cache_ttl
         assert 90.5 == settings.intensity_threshold
-        assert "redis://one" == settings.cache_redis_url.get_secret_value()
+        assert "redis://one" == settings.redis_url.get_secret_value()
+        assert "redis://one" == settings.cache_url
     assert "DEBUG" == load(Settings).log_level
 
 
-def test_the_cache_redis_is_preferred_to_the_other_one(environment: pytest.MonkeyPatch) -> None:
+def test_the_cache_has_a_redis_of_its_own_where_one_is_named(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("REDIS_URL", "redis://jobs")
     environment.setenv("AEGIS_CACHE_REDIS_URL", "redis://cache")
 
     for settings in (load(Settings), IntensitySettings()):
-        assert "redis://cache" == settings.cache_redis_url.get_secret_value()
+        assert "redis://cache" == settings.cache_url
+        assert "redis://jobs" == settings.redis_url.get_secret_value()
 
 
 def test_the_services_own_variable_wins(environment: pytest.MonkeyPatch) -> None:

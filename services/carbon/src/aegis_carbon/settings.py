@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -36,8 +36,7 @@ ORIGINAL_VARIABLES: Final[Mapping[str, str]] = {
     "CARBON_API_KEY": "api_key",
     "CARBON_CACHE_TTL": "cache_ttl",
     "CARBON_INTENSITY_THRESHOLD": "intensity_threshold",
-    "REDIS_URL": "cache_redis_url",
-    # The later of two names of one field wins.
+    "REDIS_URL": "redis_url",
     "AEGIS_CACHE_REDIS_URL": "cache_redis_url",
 }
 _CONFIG: Final = SettingsConfigDict(
@@ -101,8 +100,11 @@ class IntensitySettings(BaseSettings):
     replay_speed: int = Field(default=1, ge=1, le=10_000)
     """How much faster than time `replay` runs: at 1440 a day passes in a minute. For demonstrations."""
     cache_redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
-    """Redis that replicas share their answers in; if empty, each process has its own memory. Also
-    `AEGIS_CACHE_REDIS_URL`, or else `REDIS_URL`."""
+    """Redis that replicas share their answers in; if empty, `redis_url`; without either, each process has its
+    own memory. Also `AEGIS_CACHE_REDIS_URL`."""
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
+    """Redis that keeps what it acknowledges: it holds the ledger. If empty, there is no ledger. Also
+    `REDIS_URL`."""
     cache_ttl: Seconds = Field(default=timedelta(minutes=5), gt=timedelta(0), le=timedelta(days=1))
     """How long a value is used before its provider is asked again. Also `CARBON_CACHE_TTL`."""
     max_stale: Seconds = Field(default=timedelta(hours=2), ge=timedelta(0), le=timedelta(days=2))
@@ -124,6 +126,11 @@ class IntensitySettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _OriginalVariables(settings_cls)
+
+    @property
+    def cache_url(self) -> str:
+        """URL of the Redis that replicas share their answers in, or an empty string."""
+        return (self.cache_redis_url or self.redis_url).get_secret_value()
 
     @property
     def uk_api(self) -> str:
@@ -167,5 +174,7 @@ class Settings(IntensitySettings, ServiceSettings):
         **ORIGINAL_VARIABLES,
     }
 
+    store_check: Literal["strict", "warn"] = "strict"
+    """What to do about a `redis_url` that may lose writes: keep no ledger there, or only warn."""
     refresh: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))
     """How often zones that were asked for in the last hour are looked at for a refresh in the background."""

@@ -78,15 +78,19 @@ async def carbon(
 async def _cache(
     settings: IntensitySettings, clock: Clock, counters: Counters, stack: AsyncExitStack
 ) -> IntensityCache:
-    url = settings.cache_redis_url.get_secret_value()
+    url = settings.cache_url
     if not url:
         return MemoryCache(clock)
     try:
         client = connect(url)
     except ValueError as error:
-        raise ConfigurationError(f"AEGIS_CACHE_REDIS_URL cannot be used: {error}") from None
+        raise ConfigurationError(f"{_cache_variable(settings)} cannot be used: {error}") from None
     stack.push_async_callback(client.aclose)
     return RedisCache(client, clock=clock, on_fault=counters.cache_fault)
+
+
+def _cache_variable(settings: IntensitySettings) -> str:
+    return "AEGIS_CACHE_REDIS_URL" if settings.cache_redis_url else "REDIS_URL"
 
 
 def _default_zone(settings: IntensitySettings, providers: Sequence[IntensityProvider]) -> str:

@@ -15,8 +15,8 @@ def coordinator_data(layout: Layout) -> Path:
 
 
 def carbon_unit(layout: Layout) -> ProcessSpec:
-    settings = {"CACHE_REDIS_URL": layout.redis_url(CACHE)}
-    return _service(layout, "carbon", settings, depends_on=[CACHE])
+    settings = {"CACHE_REDIS_URL": layout.redis_url(CACHE), "REDIS_URL": layout.redis_url(JOBS)}
+    return _service(layout, "carbon", settings, depends_on=[CACHE, JOBS])
 
 
 def agent_units(layout: Layout) -> list[ProcessSpec]:

@@ -1,58 +1,16 @@
-"""The connection to the Redis that holds jobs, and the proof that this Redis keeps what it acknowledges."""
+"""The connection to the Redis that holds jobs."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
-
 import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
-from aegis_common.errors import ConfigurationError
+from aegis_common.durable_redis import LIMIT_S, TIMEOUT_S, DurableRedis, connect
 
-TIMEOUT_S: Final = 5.0
-"""Longest wait for one answer."""
-LIMIT_S: Final = 8.0
-"""Longest wait for one piece of work, with a second try and with the wait for a connection."""
-_CONNECTIONS: Final = 64
-_RETRY_PAUSE_S: Final = 0.05
-_AWAY: Final = re.compile(
-    r"(?:^|-)(?:OOM|MISCONF|LOADING|MASTERDOWN|READONLY|NOREPLICAS|BUSY|NOAUTH|UNBLOCKED)\b"
-)
-"""Code of the answers of a Redis that cannot take a write now; a script has it in the middle of its error."""
-_CODES: Final[dict[type[BaseException], str]] = {OutOfMemoryError: "OOM", ReadOnlyError: "READONLY"}
-_DEMOTED: Final = re.compile(r"(?:^|-)(?:READONLY|MASTERDOWN)\b")
-_log: Final = logging.getLogger(__name__)
-
-T = TypeVar("T")
+__all__ = ["TIMEOUT_S", "Connection", "connect"]
 
 
-def connect(url: str) -> redis.asyncio.Redis:
-    """Return a client for *url*: redis://, rediss:// or unix://."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=TIMEOUT_S,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        # The shape of answers depends on the protocol.
-        protocol=2,
-        # One more try: a connection that was idle while Redis restarted is dead when it is next used. Each
-        # write bears being sent twice: it names the revision that it changes.
-        retry=Retry(ConstantBackoff(_RETRY_PAUSE_S), 1),
-        retry_on_error=[redis.exceptions.ConnectionError],
-    )
-    return redis.asyncio.Redis.from_pool(pool)
-
-
-class Connection:
+class Connection(DurableRedis):
     """Runs commands; a fault becomes `JobStoreUnavailable`, and is remembered.
 
     Args:
@@ -70,110 +28,12 @@ class Connection:
         limit_s: float = LIMIT_S,
         checked: bool = False,
     ) -> None:
-        self.client: Final = client
-        self._limit_s = limit_s
-        self._slow_s = slow_s
-        self._steady_since = time.monotonic()
-        self._checked = checked
-        self._unsafe = ""
-
-    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Return what *work* gives.
-
-        Raises:
-            JobStoreUnavailable: Redis does not answer, or takes no writes.
-        """
-        if not self._checked:
-            raise JobStoreUnavailable.because(self._unsafe or "it has not been reached since the start")
-        return await self._run(work)
-
-    async def _run(self, work: Callable[[Any], Awaitable[T]]) -> T:
-        begin = time.monotonic()
-        try:
-            async with asyncio.timeout(self._limit_s):
-                return await work(self.client)
-        except (RedisError, OSError, TimeoutError) as error:
-            if isinstance(error, ResponseError) and not _says(error, _AWAY):
-                raise  # a fault of ours
-            self._steady_since = time.monotonic()
-            if _says(error, _DEMOTED):
-                # Its name may lead to another primary by now: the next command asks for it.
-                await self.client.connection_pool.disconnect(inuse_connections=False)
-            raise JobStoreUnavailable.because(_cause(error)) from error
-        finally:
-            if time.monotonic() - begin > self._slow_s:
-                self._steady_since = time.monotonic()
-
-    def steady_for(self) -> float:
-        """Return for how many seconds no command has failed, or was slow."""
-        return time.monotonic() - self._steady_since
-
-    async def check(self, *, strict: bool) -> None:
-        """Make sure that Redis keeps what it acknowledges; only then are jobs taken.
-
-        Raises:
-            ConfigurationError: It does not.
-            JobStoreUnavailable: It does not answer.
-        """
-        faults = await self._run(_faults)
-        fatal = [fault for fault in faults if fault.fatal or strict]
-        if fatal:
-            self._unsafe = "; ".join(fault.text for fault in fatal)
-            raise ConfigurationError(
-                f"REDIS_URL names a Redis that may lose jobs: {self._unsafe}. Mend its configuration; "
-                "for tests and development, AEGIS_AGENT_JOB_STORE_CHECK=warn takes it as it is"
-            )
-        for fault in faults:
-            _log.warning("JOBS MAY BE LOST: the job store is used although %s", fault.text)
-        self._checked = True
-
-
-class _Fault:
-    def __init__(self, text: str, *, fatal: bool = False) -> None:
-        self.text = text
-        self.fatal = fatal
-
-
-async def _faults(client: redis.asyncio.Redis) -> list[_Fault]:
-    info: dict[str, Any] = await client.info("everything")
-    faults = []
-    if info.get("redis_mode") == "cluster" or info.get("cluster_enabled"):
-        text = "it is a Redis Cluster, which cannot change the several keys of a job in one step"
-        return [_Fault(text, fatal=True)]
-    if info.get("role") in ("slave", "replica"):
-        return [_Fault("it is a read-only replica: name the primary", fatal=True)]
-    if not info.get("aof_enabled"):
-        faults.append(_Fault("it has no append-only file: set `appendonly yes`"))
-    policy = str(info.get("maxmemory_policy", ""))
-    if policy != "noeviction":
-        faults.append(_Fault(f"it evicts keys (maxmemory-policy {policy}): set `noeviction`"))
-    return [*faults, *await _sync_faults(client), *await _right_faults(client)]
-
-
-async def _right_faults(client: redis.asyncio.Redis) -> list[_Fault]:
-    try:
-        await client.time()
-    except ResponseError as error:
-        return [_Fault(f"it does not tell its time ({error}): allow this user TIME", fatal=True)]
-    return []
-
-
-async def _sync_faults(client: redis.asyncio.Redis) -> list[_Fault]:
-    try:
-        found = await client.config_get("appendfsync")
-    except ResponseError as error:
-        return [_Fault(f"it does not tell its `appendfsync` ({error}): allow this user CONFIG GET")]
-    mode = str(found.get("appendfsync", "unknown"))
-    if mode == "always":
-        return []
-    return [_Fault(f"it acknowledges what is not on disk yet (appendfsync {mode}): set `appendfsync always`")]
-
-
-def _says(error: BaseException, code: re.Pattern[str]) -> bool:
-    # The library takes the code out of an error that it has a class for.
-    return bool(code.search(f"{_CODES.get(type(error), '')} {error}".strip()))
-
-
-def _cause(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:120]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        super().__init__(
+            client,
+            unavailable=JobStoreUnavailable.because,
+            kept="jobs",
+            advice="AEGIS_AGENT_JOB_STORE_CHECK=warn",
+            slow_s=slow_s,
+            limit_s=limit_s,
+            checked=checked,
+        )
