@@ -63,6 +63,18 @@ def test_a_carbon_decision_says_what_it_rests_on(http: httpx.Client) -> None:
     assert answer["intensity"]["gPerKwh"] > 0
 
 
+def test_a_place_is_resolved_by_plain_http(http: httpx.Client) -> None:
+    by_region = http.get("/v1/zones:resolve", params={"cloudRegion": "aws/eu-west-2"})
+    point = {"location.latitude": 51.5, "location.longitude": 0}
+    by_point = http.get("/v1/zones:resolve", params=point)
+    unknown = http.get("/v1/zones:resolve", params={"country": "XX"})
+
+    assert ["zones/GB"] == [zone["zone"] for zone in by_region.json()["zones"]]
+    assert "ZONE_QUALITY_NEAREST" == by_point.json()["zones"][0]["quality"]
+    assert 404 == unknown.status_code
+    assert "UNKNOWN_PLACE" == unknown.json()["details"][0]["reason"]
+
+
 def test_a_plan_and_a_forecast_come_by_plain_http(http: httpx.Client) -> None:
     job = {"zones": ["zones/demo-day"], "duration": "7200s", "maxWait": "64800s"}
     plan = http.post("/v1/plans:planWindow", json={"job": job}).json()["plan"]

@@ -163,10 +163,28 @@ class Agent(agent_grpc.AgentServiceServicer):
 
 
 class Carbon(carbon_grpc.CarbonServiceServicer):
-    """Zone GB has 120 g/kWh, and no data comes from zone XX."""
+    """Zone GB has 120 g/kWh, no data comes from zone XX, and every place but the country XX lies in GB."""
 
     def __init__(self) -> None:
         self.checks: list[carbon.CheckScheduleRequest] = []
+        self.places: list[carbon.ResolveZoneRequest] = []
+
+    async def ResolveZone(self, request: Any, context: Any) -> carbon.ResolveZoneResponse:
+        self.places.append(request)
+        if request.country == "XX":
+            await refuse(context, UnknownTool("country 'XX' is not known", near_matches="MX"))
+        near = request.HasField("location")
+        zone = carbon.ResolvedZone(
+            zone="zones/GB",
+            display_name="Great Britain",
+            quality=carbon.ZONE_QUALITY_NEAREST if near else carbon.ZONE_QUALITY_EXACT,
+            source="table",
+            table_version="2026-01-01",
+            grid_zone="GB",
+            near="London" if near else "",
+            distance_km=7 if near else None,
+        )
+        return carbon.ResolveZoneResponse(zones=[zone], place="somewhere")
 
     async def ListZones(self, request: Any, context: Any) -> carbon.ListZonesResponse:
         zone = carbon.Zone(

@@ -45,6 +45,11 @@ class Grid(carbon_grpc.CarbonServiceServicer):
     ) -> carbon_pb.ListZonesResponse:
         return carbon_pb.ListZonesResponse()
 
+    async def ResolveZone(
+        self, request: carbon_pb.ResolveZoneRequest, context: Context
+    ) -> carbon_pb.ResolveZoneResponse:
+        return carbon_pb.ResolveZoneResponse()
+
     async def GetIntensity(
         self, request: carbon_pb.GetIntensityRequest, context: Context
     ) -> carbon_pb.GetIntensityResponse:

@@ -352,6 +352,47 @@ async def test_a_token_of_another_query_is_refused(
     assert (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN") == (error.code(), info.reason)
 
 
+async def test_a_place_is_resolved_with_its_source(carbon: pb_grpc.CarbonServiceAsyncStub) -> None:
+    by_region = await carbon.ResolveZone(pb.ResolveZoneRequest(topology_label="europe-west2-a"))
+    point = pb.Location(latitude=51.6, longitude=-0.4)
+    by_point = await carbon.ResolveZone(pb.ResolveZoneRequest(location=point))
+
+    assert "gcp/europe-west2 (London, GB)" == by_region.place
+    [found] = by_region.zones
+    assert ("zones/GB", "Great Britain", ["uk"]) == (found.zone, found.display_name, list(found.providers))
+    assert (pb.ZONE_QUALITY_EXACT, "table") == (found.quality, found.source)
+    assert found.table_version
+    assert not found.HasField("distance_km")
+    assert (pb.ZONE_QUALITY_NEAREST, "London") == (by_point.zones[0].quality, by_point.zones[0].near)
+    assert 0 < by_point.zones[0].distance_km < 30
+
+
+async def test_a_place_that_is_not_covered_is_not_found(carbon: pb_grpc.CarbonServiceAsyncStub) -> None:
+    error = await failure(carbon.ResolveZone(pb.ResolveZoneRequest(cloud_region="aws/eu-central-1")))
+    info, _ = details(error)
+
+    assert (grpc.StatusCode.NOT_FOUND, "UNKNOWN_ZONE") == (error.code(), info.reason)
+    assert "electricity_maps:DE" in info.metadata["could_cover"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.ResolveZoneRequest(),
+        pb.ResolveZoneRequest(country="D"),
+        pb.ResolveZoneRequest(postcode="12345"),
+        pb.ResolveZoneRequest(cloud_region=""),
+        pb.ResolveZoneRequest(location=pb.Location(latitude=1)),
+        pb.ResolveZoneRequest(location=pb.Location(latitude=91, longitude=0)),
+        pb.ResolveZoneRequest(location=pb.Location(latitude=float("nan"), longitude=0)),
+    ],
+)
+async def test_a_place_of_a_wrong_form_is_refused(
+    carbon: pb_grpc.CarbonServiceAsyncStub, request_: pb.ResolveZoneRequest
+) -> None:
+    assert grpc.StatusCode.INVALID_ARGUMENT == (await failure(carbon.ResolveZone(request_))).code()
+
+
 async def test_a_value_out_of_range_is_an_invalid_argument(carbon: pb_grpc.CarbonServiceAsyncStub) -> None:
     unknown_enum = pb.CheckScheduleRequest.FromString(b"\x18\x09")
     for call in (

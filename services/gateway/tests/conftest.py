@@ -218,7 +218,9 @@ def stack(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
                 (agent_grpc.add_AgentServiceServicer_to_server, cast(Any, Agent)(seen)),
                 reflect=True,
             ),
-            "carbon": serve(mesh, "carbon", (carbon_grpc.add_CarbonServiceServicer_to_server, Carbon(seen))),
+            "carbon": serve(
+                mesh, "carbon", (carbon_grpc.add_CarbonServiceServicer_to_server, cast(Any, Carbon)(seen))
+            ),
             "fl-coordinator": serve(
                 mesh, "fl-coordinator", (fl_grpc.add_TrainingServiceServicer_to_server, cast(Any, Training)())
             ),

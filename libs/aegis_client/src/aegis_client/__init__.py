@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from aegis_client.artifact_forms import Artifact
     from aegis_client.carbon import Intensity, ScheduleDecision, ScheduleWindow, Zone
+    from aegis_client.carbon_places import ResolvedZone, ZoneResolution
     from aegis_client.carbon_plans import Forecast, ForecastPart, ForecastSlot, Plan, PlannedJob, PlanSpan
     from aegis_client.client import AsyncClient, Client
     from aegis_client.core.retry import RetryPolicy
@@ -86,6 +87,7 @@ __all__ = [
     "Publisher",
     "PublisherKey",
     "ReplicaStatus",
+    "ResolvedZone",
     "ResourceExhausted",
     "RetryPolicy",
     "Rollback",
@@ -105,6 +107,7 @@ __all__ = [
     "Unavailable",
     "UsageError",
     "Zone",
+    "ZoneResolution",
     "last_trace_id",
     "load_profile",
     "tracing",
@@ -119,6 +122,7 @@ _ERRORS: Final = (
 _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",
+    "carbon_places": "ResolvedZone ZoneResolution",
     "carbon_plans": "Forecast ForecastPart ForecastSlot Plan PlanSpan PlannedJob",
     "client": "AsyncClient Client",
     "core.retry": "RetryPolicy",

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
+from aegis_client.carbon_places import resolve_operation
 from aegis_client.carbon_plans import forecast_operation, plan_operation, plans_operation
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
@@ -28,6 +29,7 @@ class Zone:
         providers: Providers that cover it, in order of preference.
         threshold_g_per_kwh: Highest intensity at which work starts when a call names none.
         default: True for the zone that a call without a zone gets.
+        aliases: Other ids that it answers to: what its providers call it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Zone:
     providers: tuple[str, ...]
     threshold_g_per_kwh: float
     default: bool
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +195,7 @@ def _read_zone(zone: pb.Zone) -> Zone:
         providers=tuple(zone.providers),
         threshold_g_per_kwh=zone.threshold_g_per_kwh,
         default=zone.default,
+        aliases=tuple(zone.aliases),
     )
 
 
@@ -230,6 +234,7 @@ def _read_window(window: pb.ScheduleWindow) -> ScheduleWindow:
 
 class CarbonSurface:
     zones = stream(_zones)
+    resolve_zone = unary(resolve_operation)
     intensity = unary(_intensity)
     check = unary(check_operation)
     forecast = unary(forecast_operation)

@@ -35,7 +35,7 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
         stack.callback(telemetry.shutdown)
         built = await stack.enter_async_context(carbon(settings, clock=clock, meter=telemetry.meter))
         await stack.enter_async_context(_kept_warm(built, settings))
-        servicer = CarbonServicer(built.advisor, clock=clock)
+        servicer = CarbonServicer(built.advisor, built.resolver, clock=clock)
         planner = PlanServicer(built.planning)
         yield await stack.enter_async_context(
             serving(

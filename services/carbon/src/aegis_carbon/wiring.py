@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from opentelemetry.metrics import Meter, get_meter
 
 from aegis_carbon.adapters.memory_cache import MemoryCache
 from aegis_carbon.adapters.metrics import Counters
+from aegis_carbon.adapters.place_table import packaged_table
 from aegis_carbon.adapters.redis_cache import RedisCache, connect
 from aegis_carbon.domain.advisor import CarbonAdvisor
 from aegis_carbon.domain.asking import Asking, LookupPolicy
@@ -18,7 +19,8 @@ from aegis_carbon.domain.catalog import ZoneCatalog
 from aegis_carbon.domain.lookup import IntensityLookup
 from aegis_carbon.domain.outlooks import OutlookLookup
 from aegis_carbon.domain.planning import Planning
-from aegis_carbon.domain.providers import IntensityCache, IntensityProvider
+from aegis_carbon.domain.providers import IntensityCache, IntensityProvider, ZoneFinder
+from aegis_carbon.domain.resolving import ZoneResolver
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.sources import Workshop, make_providers
 from aegis_common.clock import Clock, utc_now
@@ -36,6 +38,7 @@ class Carbon:
     catalog: ZoneCatalog
     lookup: IntensityLookup
     outlooks: OutlookLookup
+    resolver: ZoneResolver
     clock: Clock
 
 
@@ -72,7 +75,9 @@ async def carbon(
         outlooks = OutlookLookup(providers, asking, policy=policy, clock=clock)
         planning = Planning(catalog, outlooks, clock=clock)
         advisor = CarbonAdvisor(catalog, lookup, outlooks, planning, clock=clock, observer=counters)
-        yield Carbon(advisor, planning, catalog, lookup, outlooks, clock)
+        finders = [cast("ZoneFinder", provider) for provider in providers if provider.capabilities.finds]
+        resolver = ZoneResolver(catalog, packaged_table(), finders, asking, clock=clock)
+        yield Carbon(advisor, planning, catalog, lookup, outlooks, resolver, clock)
 
 
 async def _cache(

@@ -9,6 +9,7 @@ from typing import Any, Final
 from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.rows import moment, number, passed, present, slots, spans
 from aegis_carbon.domain.intensity import AverageIntensity, Intensity, Quality
+from aegis_carbon.domain.places import GridZone, Point, Postcode
 from aegis_carbon.domain.providers import Capabilities, ProviderError, ProviderZone
 from aegis_common.clock import Clock
 
@@ -21,6 +22,8 @@ _HISTORY: Final = timedelta(hours=24)
 """What `history` holds; not every key may ask for more."""
 _LONGEST_RANGE: Final = timedelta(days=10)
 _NOT_ALLOWED: Final = ("HTTP_401", "HTTP_403")
+_NO_CALLER_LOOKUP: Final = {"shouldUseFallbackCallerLookup": "false"}
+"""Else an unknown zone would be answered with that of the caller's address."""
 _FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -40,6 +43,7 @@ class ElectricityMapsProvider:
         qualities=frozenset({Quality.ACTUAL, Quality.FORECAST}),
         history=timedelta(days=365),
         forecast=timedelta(hours=72),
+        finds=frozenset({Point}),
     )
 
     def __init__(
@@ -49,7 +53,7 @@ class ElectricityMapsProvider:
         self._theirs = zones
         self._factors = emission_factors
         self._clock = clock
-        self.zones = tuple(ProviderZone(zone, zone) for zone in zones)
+        self.zones = tuple(ProviderZone(zone, zone, code=theirs) for zone, theirs in zones.items())
 
     async def current(self, zone: str) -> AverageIntensity | None:
         """See `IntensityProvider.current`."""
@@ -75,6 +79,22 @@ class ElectricityMapsProvider:
         now = self._clock()
         return [slot for slot in await self._slots(zone, "forecast") if slot.end > now]
 
+    async def find(self, place: Point | Postcode) -> GridZone | None:
+        """See `ZoneFinder.find`; the API tells the zone of a point beside its present value."""
+        if not isinstance(place, Point):
+            return None
+        asked = {"lat": f"{place.latitude:.2f}", "lon": f"{place.longitude:.2f}", **_NO_CALLER_LOOKUP}
+        try:
+            answer = await self._api.get("carbon-intensity/latest", params=asked)
+        except ProviderError as error:
+            if error.fault == "HTTP_404":
+                return None
+            raise
+        zone = answer.get("zone") if isinstance(answer, dict) else None
+        if zone is not None and not isinstance(zone, str):
+            raise ProviderError("MALFORMED", f"no name of a zone: {str(zone)[:40]!r}")
+        return GridZone(zone) if zone else None
+
     async def _range(self, zone: str, start: datetime, end: datetime) -> list[Intensity]:
         found = list[Intensity]()
         for begin, until in spans(start, end, _LONGEST_RANGE):
@@ -85,8 +105,7 @@ class ElectricityMapsProvider:
         asked = {
             "zone": self._theirs[zone],
             "emissionFactorType": self._factors,
-            # Else an unknown zone would be answered with that of the caller's address.
-            "shouldUseFallbackCallerLookup": "false",
+            **_NO_CALLER_LOOKUP,
             **span,
         }
         answer = await self._api.get(f"carbon-intensity/{question}", params=asked)

@@ -87,7 +87,9 @@ class HttpProvider:
         self._api = api
         self._about = about
         self._clock = clock
-        self.zones = tuple(ProviderZone(zone, zone, about.signal) for zone in about.zones)
+        self.zones = tuple(
+            ProviderZone(zone, zone, about.signal, code=theirs) for zone, theirs in about.zones.items()
+        )
         self.capabilities = Capabilities(
             live=True,
             qualities=frozenset({Quality.ACTUAL, Quality.FORECAST}),

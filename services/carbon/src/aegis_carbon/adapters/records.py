@@ -12,6 +12,7 @@ import numpy as np
 
 from aegis_carbon.domain.intensity import INTENSITY_TYPES, Intensity, Quality, Signal
 from aegis_carbon.domain.known import Known
+from aegis_carbon.domain.places import GridZone
 from aegis_carbon.domain.providers import CacheEntry
 from aegis_carbon.domain.timeseries import IntensitySeries
 
@@ -24,7 +25,7 @@ class UnreadableRecord(ValueError):
     """The record is broken, or of a schema version that this reader does not know."""
 
 
-def to_record(entry: CacheEntry[Intensity] | CacheEntry[Known]) -> str:
+def to_record(entry: CacheEntry[Intensity] | CacheEntry[Known] | CacheEntry[GridZone]) -> str:
     return json.dumps(
         {
             "schema_version": SCHEMA_VERSION,
@@ -32,6 +33,7 @@ def to_record(entry: CacheEntry[Intensity] | CacheEntry[Known]) -> str:
             "fault": entry.fault,
             "intensity": _intensity_record(entry.value) if isinstance(entry.value, Intensity) else None,
             "known": _known_record(entry.value) if isinstance(entry.value, Known) else None,
+            "place": _place_record(entry.value) if isinstance(entry.value, GridZone) else None,
         },
         separators=(",", ":"),
     )
@@ -49,14 +51,22 @@ def from_record(record: str | bytes) -> CacheEntry[Any]:
         if version != SCHEMA_VERSION:
             raise UnreadableRecord(f"record has schema version {version}; this reader knows {SCHEMA_VERSION}")
         intensity, known = data["intensity"], data.get("known")
-        value = _intensity(intensity) if intensity is not None else None
-        return CacheEntry(
-            _known(known) if known is not None else value, _moment(data["ask_after"]), str(data["fault"])
-        )
+        value: Intensity | Known | GridZone | None = None
+        if (place := data.get("place")) is not None:
+            value = GridZone(str(place["name"]), str(place["naming"]))
+        elif intensity is not None:
+            value = _intensity(intensity)
+        elif known is not None:
+            value = _known(known)
+        return CacheEntry(value, _moment(data["ask_after"]), str(data["fault"]))
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         if isinstance(error, UnreadableRecord):
             raise
         raise UnreadableRecord("record cannot be read") from error
+
+
+def _place_record(found: GridZone) -> dict[str, str]:
+    return {"name": found.name, "naming": found.naming}
 
 
 def _intensity_record(intensity: Intensity) -> dict[str, Any]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_random_exponential
 
 from aegis_carbon.domain.intensity import Intensity
-from aegis_carbon.domain.providers import Capabilities, IntensityProvider, ProviderError, ProviderZone
+from aegis_carbon.domain.places import GridZone, Point, Postcode
+from aegis_carbon.domain.providers import (
+    Capabilities,
+    IntensityProvider,
+    ProviderError,
+    ProviderZone,
+    ZoneFinder,
+)
 
 T = TypeVar("T")
 
@@ -55,6 +62,10 @@ class RetryingProvider:
     async def ahead(self, zone: str) -> list[Intensity]:
         """See `IntensityProvider.ahead`."""
         return await self._tried(partial(self._inner.ahead, zone))
+
+    async def find(self, place: Point | Postcode) -> GridZone | None:
+        """See `ZoneFinder.find`; *inner* is one where its capabilities say so."""
+        return await self._tried(partial(cast("ZoneFinder", self._inner).find, place))
 
     async def _tried(self, question: Callable[[], Awaitable[T]]) -> T:
         attempts = AsyncRetrying(

@@ -13,6 +13,8 @@ from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, duration, m
 from aegis_carbon.domain.advisor import CarbonAdvisor
 from aegis_carbon.domain.catalog import Zone
 from aegis_carbon.domain.intensity import Intensity
+from aegis_carbon.domain.places import Point
+from aegis_carbon.domain.resolving import Resolution, ResolvedZone, ZoneQuality, ZoneResolver
 from aegis_carbon.domain.rules import DEFAULT_MIN_SAVING, ForecastRule, PercentileRule, Rule, ThresholdRule
 from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict, Window
 from aegis_common.clock import Clock
@@ -37,6 +39,11 @@ _REASONS: Final = {
     Reason.BETTER_WINDOW: pb.REASON_BETTER_WINDOW,
     Reason.LATEST_START: pb.REASON_LATEST_START,
 }
+_ZONE_QUALITIES: Final = {
+    ZoneQuality.EXACT: pb.ZONE_QUALITY_EXACT,
+    ZoneQuality.COUNTRY: pb.ZONE_QUALITY_COUNTRY,
+    ZoneQuality.NEAREST: pb.ZONE_QUALITY_NEAREST,
+}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,8 +51,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class CarbonServicer(pb_grpc.CarbonServiceServicer):
     """Translate only: no decisions, no I/O, no status codes."""
 
-    def __init__(self, advisor: CarbonAdvisor, *, clock: Clock) -> None:
+    def __init__(self, advisor: CarbonAdvisor, resolver: ZoneResolver, *, clock: Clock) -> None:
         self._advisor = advisor
+        self._resolver = resolver
         self._clock = clock
 
     async def ListZones(self, request: pb.ListZonesRequest, context: Context) -> pb.ListZonesResponse:
@@ -57,6 +65,25 @@ class CarbonServicer(pb_grpc.CarbonServiceServicer):
             query=f"{SERVICE}/ListZones",
         )
         return pb.ListZonesResponse(zones=map(_zone, zones), next_page_token=token)
+
+    async def ResolveZone(self, request: pb.ResolveZoneRequest, context: Context) -> pb.ResolveZoneResponse:
+        found = await self._resolved(request)
+        return pb.ResolveZoneResponse(zones=map(_resolved_zone, found.zones), place=found.place)
+
+    async def _resolved(self, request: pb.ResolveZoneRequest) -> Resolution:
+        within = time_to_work()
+        match request.WhichOneof("place"):
+            case "cloud_region":
+                return await self._resolver.cloud_region(request.cloud_region, within=within)
+            case "country":
+                return await self._resolver.country(request.country)
+            case "postcode":
+                return await self._resolver.postcode(request.postcode, within=within)
+            case "topology_label":
+                return await self._resolver.topology_label(request.topology_label, within=within)
+            case _:
+                point = Point(request.location.latitude, request.location.longitude)
+                return await self._resolver.point(point, within=within)
 
     async def GetIntensity(
         self, request: pb.GetIntensityRequest, context: Context
@@ -105,6 +132,21 @@ def _zone(zone: Zone) -> pb.Zone:
         providers=zone.providers,
         threshold_g_per_kwh=zone.threshold_g_per_kwh,
         default=zone.default,
+        aliases=zone.aliases,
+    )
+
+
+def _resolved_zone(found: ResolvedZone) -> pb.ResolvedZone:
+    return pb.ResolvedZone(
+        zone=ZONES + found.zone.id,
+        display_name=found.zone.display_name,
+        providers=found.zone.providers,
+        quality=_ZONE_QUALITIES[found.quality],
+        source=found.source,
+        table_version=found.table_version,
+        grid_zone=found.grid_zone,
+        near=found.near,
+        distance_km=found.distance_km,
     )
 
 

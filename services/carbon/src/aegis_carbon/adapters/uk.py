@@ -9,6 +9,7 @@ from typing import Any, Final
 from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.rows import moment, number, passed, present, slots, spans
 from aegis_carbon.domain.intensity import AverageIntensity, Intensity, Quality
+from aegis_carbon.domain.places import GridZone, Point, Postcode
 from aegis_carbon.domain.providers import Capabilities, ProviderError, ProviderZone
 from aegis_common.clock import Clock
 
@@ -17,6 +18,10 @@ NATIONAL: Final = "GB"
 _LONGEST_RANGE: Final = timedelta(days=13)
 """Less than the 14 days that the API takes: it begins with the slot before."""
 _FORM: Final = "%Y-%m-%dT%H:%MZ"
+
+_WHOLE: Final = 18
+"""Number of the region that is all of Great Britain."""
+_UNKNOWN_POSTCODE: Final = ("HTTP_400", "HTTP_404")
 
 _REGIONS: Final = {
     "GB-north-scotland": (1, "North Scotland"),
@@ -53,10 +58,14 @@ class UkProvider:
         qualities=frozenset({Quality.ACTUAL, Quality.FORECAST}),
         history=timedelta(days=365),
         forecast=timedelta(hours=48),
+        finds=frozenset({Postcode}),
     )
     zones = (
-        ProviderZone(NATIONAL, "Great Britain"),
-        *(ProviderZone(zone, f"{name}, Great Britain") for zone, (_, name) in _REGIONS.items()),
+        ProviderZone(NATIONAL, "Great Britain", code=f"GB-{_WHOLE}"),
+        *(
+            ProviderZone(zone, f"{name}, Great Britain", code=f"GB-{number}")
+            for zone, (number, name) in _REGIONS.items()
+        ),
     )
 
     def __init__(self, api: JsonApi, *, clock: Clock) -> None:
@@ -82,6 +91,17 @@ class UkProvider:
         found = await self._slots(zone, _span(zone, now, "fw48h"))
         return [slot for slot in found if slot.end > now]
 
+    async def find(self, place: Point | Postcode) -> GridZone | None:
+        """See `ZoneFinder.find`; the API takes the first half of a postcode."""
+        try:
+            answer = await self._api.get(f"regional/postcode/{place}")
+        except ProviderError as error:
+            if error.fault in _UNKNOWN_POSTCODE:
+                return None
+            raise
+        region = _region(answer)
+        return None if region is None else GridZone(f"GB-{region}")
+
     async def _slots(self, zone: str, path: str) -> list[AverageIntensity]:
         return _intensities(zone, await self._api.get(path), self._clock())
 
@@ -91,6 +111,24 @@ def _span(zone: str, start: datetime, until: str) -> str:
     if zone == NATIONAL:
         return f"intensity/{begin}/{until}"
     return f"regional/intensity/{begin}/{until}/regionid/{_REGIONS[zone][0]}"
+
+
+def _region(answer: Any) -> int | None:
+    """Return the number of the region in an answer, a list of one or the region itself; None of an empty one.
+
+    Raises:
+        ProviderError: There is something else.
+    """
+    data = answer.get("data") if isinstance(answer, dict) else answer
+    if data in (None, [], {}):
+        return None
+    try:
+        region = (data[0] if isinstance(data, list) else data)["regionid"]
+    except (KeyError, TypeError) as error:
+        raise ProviderError("MALFORMED", f"no region in {str(answer)[:80]!r}") from error
+    if not isinstance(region, int) or not 1 <= region <= _WHOLE:
+        raise ProviderError("MALFORMED", f"there is no region {str(region)[:40]!r}")
+    return region
 
 
 def _rows(data: Any) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.rows import UNITS, moment, number, passed, present, slots, spans
 from aegis_carbon.domain.intensity import INTENSITY_TYPES, Intensity, Quality, Signal
+from aegis_carbon.domain.places import WATTTIME, GridZone, Point, Postcode
 from aegis_carbon.domain.providers import Capabilities, ProviderError, ProviderZone
 from aegis_common.clock import Clock
 
@@ -89,6 +90,7 @@ class WattTimeProvider:
         qualities=frozenset({Quality.ACTUAL, Quality.FORECAST}),
         history=timedelta(days=365),
         forecast=timedelta(hours=_HORIZON_HOURS),
+        finds=frozenset({Point}),
     )
 
     def __init__(self, login: Login, *, zones: Mapping[str, str], signal_type: str, clock: Clock) -> None:
@@ -97,7 +99,10 @@ class WattTimeProvider:
         self._signal_type = signal_type
         self._make = INTENSITY_TYPES[SIGNALS[signal_type]]
         self._clock = clock
-        self.zones = tuple(ProviderZone(zone, zone, SIGNALS[signal_type]) for zone in zones)
+        self.zones = tuple(
+            ProviderZone(zone, zone, SIGNALS[signal_type], code=theirs, naming=WATTTIME)
+            for zone, theirs in zones.items()
+        )
 
     async def current(self, zone: str) -> Intensity | None:
         """See `IntensityProvider.current`; the API gives the present value as the first of its forecast."""
@@ -117,6 +122,22 @@ class WattTimeProvider:
         now = self._clock()
         found = await self._slots(zone, "v3/forecast", Quality.FORECAST, horizon_hours=_HORIZON_HOURS)
         return [slot for slot in found if slot.end > now]
+
+    async def find(self, place: Point | Postcode) -> GridZone | None:
+        """See `ZoneFinder.find`."""
+        if not isinstance(place, Point):
+            return None
+        asked = {"latitude": f"{place.latitude:.2f}", "longitude": f"{place.longitude:.2f}"}
+        try:
+            answer = await self._login.get("v3/region-from-loc", {**asked, "signal_type": self._signal_type})
+        except ProviderError as error:
+            if error.fault == "HTTP_404":
+                return None
+            raise
+        region = answer.get("region") if isinstance(answer, dict) else None
+        if not isinstance(region, str):
+            raise ProviderError("MALFORMED", f"no name of a region in {str(answer)[:80]!r}")
+        return GridZone(region, WATTTIME)
 
     async def _slots(self, zone: str, path: str, quality: Quality, **more: str | int) -> list[Intensity]:
         region = self._theirs[zone]

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 from aegis_carbon.domain.intensity import Intensity, Quality, Signal
+from aegis_carbon.domain.places import ISO, GridZone, Point, Postcode
 from aegis_carbon.domain.schedule import Decision
 from aegis_carbon.domain.timeseries import DAY
 
@@ -34,11 +35,21 @@ class ProviderError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProviderZone:
-    """A zone as a provider covers it."""
+    """A zone as a provider covers it.
+
+    Attributes:
+        id: Zone id.
+        display_name: Name for people.
+        signal: What its values are averages of.
+        code: What the provider calls it; empty where that is the id.
+        naming: Whose names `code` is one of, as in `GridZone`.
+    """
 
     id: str
     display_name: str
     signal: Signal = Signal.AVERAGE
+    code: str = ""
+    naming: str = ISO
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,7 @@ class Capabilities:
         history: How far back `past` reaches; zero: not at all.
         forecast: How far ahead `ahead` reaches at best; zero: not at all.
         day: Length of a day of its series; shorter than 24 h in a replay that runs fast.
+        finds: What places it finds the zone of: such a provider is a `ZoneFinder`, too.
     """
 
     live: bool
@@ -59,6 +71,7 @@ class Capabilities:
     history: timedelta = timedelta(0)
     forecast: timedelta = timedelta(0)
     day: timedelta = DAY
+    finds: frozenset[type[Point | Postcode]] = frozenset()
 
 
 class IntensityProvider(Protocol):
@@ -101,6 +114,25 @@ class IntensityProvider(Protocol):
         """
 
 
+class ZoneFinder(Protocol):
+    """A provider that knows which zone a place lies in."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def find(self, place: Point | Postcode) -> GridZone | None:
+        """Return what the provider calls the zone of *place*, whether or not it is one of `zones`.
+
+        None means that it lies in none; *place* is of a type in `capabilities.finds`.
+
+        Raises:
+            ProviderError: The provider did not give a proper answer.
+        """
+
+
 T = TypeVar("T")
 
 
@@ -110,6 +142,7 @@ class Topic(Enum):
     PRESENT = "present"
     PAST = "past"
     AHEAD = "ahead"
+    PLACE = "place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +162,8 @@ class CacheEntry(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class CacheKey:
+    """Of an entry; `zone` is a place where that is the topic."""
+
     provider: str
     zone: str
     topic: Topic = Topic.PRESENT
@@ -138,7 +173,10 @@ class IntensityCache(Protocol):
     """Shared memory of the last answers. It never fails: without its store, it has nothing."""
 
     async def get(self, key: CacheKey) -> CacheEntry[Any] | None:
-        """Return the entry; its value is an `Intensity` for the present, else a `Known`."""
+        """Return the entry.
+
+        Its value is an `Intensity` for the present, a `GridZone` for a place, else a `Known`.
+        """
 
     async def put(self, key: CacheKey, entry: CacheEntry[Any], *, keep: timedelta) -> None:
         """Remember *entry* for *keep*."""
