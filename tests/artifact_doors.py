@@ -24,8 +24,8 @@ from aegis_gateway.config import GatewaySettings
 from aegis_gateway.testing import RunningGateway, running_gateway
 
 MIB = 1 << 20
-AGENT_MAX = 160 * MIB
-GATEWAY_MAX = 130 * MIB
+AGENT_MAX = 540 * MIB
+GATEWAY_MAX = 520 * MIB
 GUARD_S = 60.0
 
 

@@ -21,6 +21,7 @@ from aegis_common.audit.log import AuditLog
 from aegis_common.auth.identify import Identifier
 from aegis_common.errors import ConfigurationError
 from aegis_common.logs import setup_logging
+from aegis_common.memory import keep_few_arenas
 from aegis_common.rpc.access import method_table
 from aegis_common.rpc.chain import Chain, ChainInterceptor
 from aegis_common.rpc.gauges import observe_audit, observe_certificates, observe_identifier
@@ -184,6 +185,8 @@ def _build(settings: ServiceSettings, chain: Chain) -> grpc.aio.Server:
         ("grpc.max_connection_age_ms", int(settings.max_connection_age.total_seconds() * 1000)),
         ("grpc.max_connection_age_grace_ms", CONNECTION_AGE_GRACE_MS),
         ("grpc.http2.lookahead_bytes", _FLOW_CONTROL_BYTES),
+        # It would widen that window by what it measures: a slow machine would hold many MiB of each upload.
+        ("grpc.http2.bdp_probe", 0),
         *METADATA_OPTIONS,
     ]
     interceptor = ChainInterceptor(chain, request_validator())
@@ -244,6 +247,7 @@ async def until_signalled() -> None:
 
 def run_main(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a service's main coroutine; a configuration error is printed and ends the process with 2."""
+    keep_few_arenas()
     try:
         asyncio.run(run())
     except ConfigurationError as error:

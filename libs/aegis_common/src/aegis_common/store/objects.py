@@ -24,7 +24,8 @@ MAX_KEY_LENGTH: Final = 512
 _TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RETRY_AFTER: Final = timedelta(seconds=1)
-_PART_BYTES: Final = 5 << 20  # the least that S3 takes
+_PART_BYTES: Final = 1 << 20
+_S3_PART_BYTES: Final = 5 << 20  # the least that S3 takes
 _PARTS_AT_ONCE: Final = 2
 _PIECE_BYTES: Final = 256 << 10
 
@@ -115,10 +116,9 @@ class ObjectStore:
             StoreUnavailable: The store does not answer.
         """
         await asyncio.to_thread(file.seek, 0)
+        part = _S3_PART_BYTES if isinstance(self._store, S3Store) else _PART_BYTES
         with self._errors(_checked(key)):
-            await obstore.put_async(
-                self._store, key, file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
-            )
+            await obstore.put_async(self._store, key, file, chunk_size=part, max_concurrency=_PARTS_AT_ONCE)
 
     async def stream(self, key: str, *, offset: int = 0, limit: int | None = None) -> AsyncIterator[bytes]:
         """Return the bytes of *key* from *offset* on, piece by piece; *limit* of them, or all.
