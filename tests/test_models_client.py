@@ -144,6 +144,8 @@ def test_what_was_damaged_in_the_store_is_found_and_not_handed_out(stack: Stack,
     with stack.client() as client:
         client.publisher_keys.enroll(key)
         made = client.models.push(source, "pond", key=key, aliases=["canary"])
+        with pytest.raises(NotFound):
+            client.artifacts.describe(made.sha256)
         assert client.models.pull("pond", "canary", tmp_path / "copy.onnx").read_bytes() == scaling(7)
 
         [blob] = [

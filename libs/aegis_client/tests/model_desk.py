@@ -45,9 +45,10 @@ async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: AegisError)
 
 
 class Uploads(artifact_grpc.ArtifactServiceServicer):
-    """Keeps artifacts by name, and the first message of each upload."""
+    """Keeps artifacts by name, what is known of them, and the first message of each upload."""
 
     def __init__(self) -> None:
+        self.described: dict[str, artifact.Artifact] = {}
         self.kept: dict[str, bytes] = {}
         self.firsts: list[artifact.UploadArtifactRequest] = []
 
@@ -60,7 +61,19 @@ class Uploads(artifact_grpc.ArtifactServiceServicer):
         if not first.existing:
             self.kept[name] = b"".join([item.content.data async for item in requests])
             name = f"artifacts/{hashlib.sha256(self.kept[name]).hexdigest()}"
-        return artifact.UploadArtifactResponse(artifact=artifact.Artifact(name=name))
+            self.described[name] = artifact.Artifact(name=name, filename=first.filename, create_time=START)
+            lives = first.retention.seconds or 7 * 86400
+            self.described[name].expire_time.seconds = START.seconds + lives
+        return artifact.UploadArtifactResponse(artifact=self.described[name])
+
+    async def GetArtifact(self, request: Any, context: Any) -> artifact.GetArtifactResponse:
+        if request.name not in self.kept:
+            await refuse(context, Unknown("it is not here"))
+        return artifact.GetArtifactResponse(artifact=self.described[request.name])
+
+    async def DeleteArtifact(self, request: Any, context: Any) -> artifact.DeleteArtifactResponse:
+        del self.kept[request.name]
+        return artifact.DeleteArtifactResponse()
 
 
 class Publishers(publisher_grpc.PublisherServiceServicer):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from libs.aegis_client.tests.conftest import QUICK, Deployment
@@ -79,6 +80,45 @@ def test_a_folder_is_packed_signed_and_published(deployment: Deployment, folder:
     assert f"publisherKeys/{made.signer_key_id}" in deployment.publishers.keys
     assert sent[-1] == (len(data), len(data))
     assert 0 < deployment.uploads.firsts[0].retention.seconds <= 3600
+
+
+def test_an_upload_goes_when_its_version_is_there(deployment: Deployment, folder: Path, key: Path) -> None:
+    deployment.faults.orders["ImportModelVersion"].append(grpc.StatusCode.FAILED_PRECONDITION)
+    with pytest.raises(FailedPrecondition):
+        push(deployment, folder, key)
+    left = list(deployment.uploads.kept)
+    push(deployment, folder, key)
+
+    assert [f"artifacts/{hashlib.sha256(pack(folder)).hexdigest()}"] == left
+    assert {} == deployment.uploads.kept
+
+
+async def test_an_upload_goes_with_the_asynchronous_client_too(
+    deployment: Deployment, folder: Path, key: Path
+) -> None:
+    async with AsyncClient(deployment.profile(), retry=QUICK) as client:
+        made = await client.models.push(folder, key=key)
+
+    assert made.sha256 == hashlib.sha256(pack(folder)).hexdigest()
+    assert {} == deployment.uploads.kept
+
+
+def test_an_artifact_that_was_there_before_the_push_stays(
+    deployment: Deployment, folder: Path, key: Path
+) -> None:
+    with deployment.client() as client:
+        mine = client.artifacts.put(pack(folder), filename="my-backup.tar")
+    push(deployment, folder, key)
+
+    assert [mine.name] == list(deployment.uploads.kept)
+
+
+def test_a_version_is_there_even_if_its_upload_cannot_go(
+    deployment: Deployment, folder: Path, key: Path
+) -> None:
+    deployment.faults.orders["DeleteArtifact"].append(grpc.StatusCode.PERMISSION_DENIED)
+
+    assert push(deployment, folder, key).name.startswith("models/yard/versions/")
 
 
 def test_the_same_content_is_the_same_version(deployment: Deployment, folder: Path, key: Path) -> None:

@@ -268,6 +268,7 @@ async def test_a_body_beyond_the_limit_is_refused(door: Door, declared: bool) ->
     answer = await door.post("/whoami/me", content=b"x" * (LIMIT + 1) if declared else chunks())
 
     assert (413, "BODY_TOO_LARGE") == (answer.status_code, answer.json()["details"][0]["reason"])
+    assert "retry-after" not in answer.headers
 
 
 async def test_all_bodies_together_have_a_bound_and_give_their_room_back(mesh: Mesh) -> None:

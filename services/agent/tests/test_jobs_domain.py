@@ -97,7 +97,7 @@ def test_a_crash_is_followed_by_attempts_until_there_are_no_more() -> None:
         (new(), BAD_INPUT),
         (new(idempotent=False, attempts=1), CRASH),
         (new(deadline=after(0.5)), CRASH),
-        (new(), replace(CRASH, kind=ErrorKind.RESOURCE_EXHAUSTED, reason="TOOL_OUTPUT_TOO_LARGE")),
+        (new(), replace(CRASH, kind=ErrorKind.FAILED_PRECONDITION, reason="TOOL_OUTPUT_TOO_LARGE")),
         (new(), replace(CRASH, kind=ErrorKind.FAILED_PRECONDITION, reason="TOOL_FAILED")),
         (new(), replace(CRASH, kind=ErrorKind.DEADLINE_EXCEEDED, reason="TOOL_TIMEOUT")),
     ],

@@ -13,7 +13,7 @@ from aegis_agent.adapters.answers import tool_message
 from aegis_agent.domain.errors import QueueFacts, ToolQueueFull
 from aegis_agent.domain.registry import EVERYONE
 from aegis_agent.manager import AgentManager
-from aegis_common.errors import AegisError, ErrorKind, Scope
+from aegis_common.errors import RETRYABLE, AegisError, ErrorKind, Scope
 
 
 def _errors(base: type[AegisError] = AegisError) -> Iterator[type[AegisError]]:
@@ -34,6 +34,15 @@ def test_every_error_that_tells_of_a_limit_has_a_scope() -> None:
     }
     assert len(limits) > 10
     assert set() == {error.__name__ for error in limits if error.scope is None}
+
+
+def test_what_is_too_large_by_itself_asks_nobody_to_try_again() -> None:
+    for module in pkgutil.walk_packages(aegis_agent.__path__, "aegis_agent."):
+        importlib.import_module(module.name)
+
+    large = {error for error in _errors() if error.__dict__.get("reason", "").endswith("_TOO_LARGE")}
+    assert len(large) > 5
+    assert set() == {error.__name__ for error in large if error.kind in RETRYABLE}
 
 
 def test_a_full_queue_is_that_of_one_replica() -> None:

@@ -16,6 +16,7 @@ from aegis_agent.domain.publisher_errors import (
     PublisherKeyRevoked,
     PublisherKeysDisabled,
     PublisherKeyTaken,
+    PublisherKeyWeak,
     PublisherProofInvalid,
     TooManyPublisherKeys,
     UnknownPublisherKey,
@@ -72,6 +73,27 @@ async def test_a_proof_by_another_key_is_refused(publishers: Publishers, signer:
 
     with pytest.raises(PublisherProofInvalid):
         await publishers.enroll(ADA, raw(other), key_id=other.key_id, proof=bytes(64), description="")
+
+
+PRIME = 2**255 - 19
+ORDER_8 = bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05")
+OTHER_ORDER_8 = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a")
+SMALL_ORDER = [
+    *(number.to_bytes(32, "little") for number in (0, 1, PRIME - 1, PRIME, PRIME + 1)), ORDER_8, OTHER_ORDER_8
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("key", SMALL_ORDER, ids=bytes.hex)
+async def test_a_key_that_anybody_can_sign_for_is_refused(
+    publishers: Publishers, key: bytes, sign: int
+) -> None:
+    key = key[:-1] + bytes([key[-1] | sign])
+    neutral = (1).to_bytes(32, "little")  # with S = 0 it is a signature by the neutral point of anything
+
+    with pytest.raises(PublisherKeyWeak, match="small order"):
+        await publishers.enroll(ADA, key, key_id="0" * 16, proof=neutral + bytes(32), description="")
+    assert await publishers.keys("default") == []
 
 
 async def test_a_key_that_somebody_else_has_enrolled_is_taken_in_its_tenant(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis_client import model_calls as calls
 from aegis_client import publisher_forms as publishers
 from aegis_client.artifact_content import Landing, Progress
+from aegis_client.artifact_forms import Artifact
 from aegis_client.artifacts import Artifacts, AsyncArtifacts
 from aegis_client.core.operation import Operation
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
+from aegis_client.errors import AegisClientError, NotFound
 from aegis_client.model_forms import ModelVersion, Signed
 from aegis_client.profiles import Profile
 from aegis_client.publisher_forms import Publisher, PublisherKey
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from aegis_client.model_content import Checked, Packed
 
 UPLOAD_KEPT_S: Final = 3600.0
-"""How long the service keeps the upload of a push, in seconds; the model store has its own copy."""
+"""How long the service keeps the upload of a push that failed, in seconds; the next push need not send it."""
 Trusted = Path | str | Sequence[Path | str]
 
 
@@ -55,7 +59,8 @@ class Models(ModelsSurface, SyncApi):
     ) -> ModelVersion:
         """Bring a model of one's own: check it, sign it with the caller's key, upload and publish it.
 
-        The same content is the same version; pushing it again changes nothing.
+        The same content is the same version; pushing it again changes nothing. The upload is an artifact
+        until the version is published; it stays one if the same content was there before.
 
         Args:
             source: A folder with `model.yaml`, `model.onnx` and what these need, or an `.onnx` file.
@@ -78,10 +83,17 @@ class Models(ModelsSurface, SyncApi):
         publisher: Publisher = self.transport.call(publishers.who())
         packed.check_enrolled(self.transport.iterate(publishers.list_keys()))
         operation = _import(packed, publisher, provenance, aliases, timeout)
-        Artifacts(self.transport).put(
-            packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress
-        )
-        return self.transport.call(operation)
+        artifacts = Artifacts(self.transport)
+        try:
+            there = artifacts.describe(packed.sha256)
+        except NotFound:
+            there = None
+        artifacts.put(packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress)
+        made = self.transport.call(operation)
+        if _is_ours(there, packed):
+            with suppress(AegisClientError):  # it expires soon
+                artifacts.delete(packed.sha256)
+        return made
 
     def pull(
         self,
@@ -142,10 +154,17 @@ class AsyncModels(ModelsSurface, AsyncApi):
         publisher: Publisher = await self.transport.call(publishers.who())
         packed.check_enrolled([item async for item in self.transport.iterate(publishers.list_keys())])
         operation = _import(packed, publisher, provenance, aliases, timeout)
-        await AsyncArtifacts(self.transport).put(
-            packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress
-        )
-        return await self.transport.call(operation)
+        artifacts = AsyncArtifacts(self.transport)
+        try:
+            there = await artifacts.describe(packed.sha256)
+        except NotFound:
+            there = None
+        await artifacts.put(packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress)
+        made = await self.transport.call(operation)
+        if _is_ours(there, packed):
+            with suppress(AegisClientError):  # it expires soon
+                await artifacts.delete(packed.sha256)
+        return made
 
     async def pull(
         self,
@@ -173,6 +192,17 @@ def _pack(profile: Profile, source: Path | str, name: str, version: str, key: Pa
     from aegis_client.publisher_files import key_place  # noqa: PLC0415
 
     return Packed.of(source, name=name, version=version, key=key_place(profile, key))
+
+
+def _is_ours(there: Artifact | None, packed: Packed) -> bool:
+    """Tell whether an artifact is a push's: there was none before, or one that a failed push has left."""
+    if there is None:
+        return True
+    if there.filename != packed.filename or there.create_time is None or there.expire_time is None:
+        return False
+    return there.expire_time - there.create_time <= timedelta(
+        seconds=UPLOAD_KEPT_S + 2
+    )  # ends are rounded up
 
 
 def _import(

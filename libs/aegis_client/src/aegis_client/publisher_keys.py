@@ -39,6 +39,7 @@ class PublisherKeys(PublisherKeysSurface, SyncApi):
             AlreadyExists: Reason `PUBLISHER_KEY_TAKEN`: another caller of the tenant has enrolled it.
             FailedPrecondition: Reason `PUBLISHER_KEY_REVOKED` or `PUBLISHER_KEYS_DISABLED`.
             ResourceExhausted: Reason `TOO_MANY_PUBLISHER_KEYS`.
+            FailedPrecondition: Reason `PUBLISHER_KEY_REVOKED` or `PUBLISHER_KEYS_USED_UP`.
         """
         publisher: Publisher = self.transport.call(forms.who())
         return self.transport.call(_proven(self.transport.profile, key, publisher, description, timeout))

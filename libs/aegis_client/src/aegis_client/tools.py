@@ -170,12 +170,13 @@ def run_operation(
         PermissionDenied: Reason `TOOL_NOT_ALLOWED`: the tool is for other roles.
         InvalidArgument: Reason `INVALID_TOOL_INPUT`; `violations` has path and rule.
         DeadlineExceeded: Reason `TOOL_TIMEOUT`: the work has stopped, or was not started.
-        ResourceExhausted: Reason `TOOL_QUEUE_FULL`, `TOOL_OVERLOADED`, `TOOL_QUEUE_TIMEOUT` (`retry_after`
-            says when to try again) or `TOOL_OUTPUT_TOO_LARGE`.
+        ResourceExhausted: Reason `TOOL_QUEUE_FULL`, `TOOL_OVERLOADED`, `TOOL_QUEUE_TIMEOUT`; `retry_after`
+            says when to try again.
         Aborted: Reason `TOOL_CRASHED`.
         FailedPrecondition: Reason `TOOL_FAILED`: the tool itself reported an error; or, with `limit` and
             `measured` in the metadata, the limit that it went beyond: `TOOL_MEMORY_EXCEEDED`,
-            `TOOL_CPU_EXCEEDED`, `TOOL_FILES_EXCEEDED`, `TOOL_FILE_TOO_LARGE`, `TOOL_LEFT_PROCESSES`.
+            `TOOL_CPU_EXCEEDED`, `TOOL_FILES_EXCEEDED`, `TOOL_FILE_TOO_LARGE`, `TOOL_LEFT_PROCESSES`; or
+            `TOOL_OUTPUT_TOO_LARGE`, with `size_bytes` and `max_bytes`.
     """
     action = _action(name, arguments, parts, files, timeout, priority)
     limit = DISPATCH.default_timeout_s if timeout is None else timeout

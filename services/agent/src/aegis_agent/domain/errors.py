@@ -213,7 +213,7 @@ class ToolQueueTimeout(AegisError):
 
 
 class ToolOutputTooLarge(AegisError):
-    kind = ErrorKind.RESOURCE_EXHAUSTED
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "TOOL_OUTPUT_TOO_LARGE"
     scope = Scope.CALL
 

@@ -41,6 +41,20 @@ class PublisherProofInvalid(AegisError):
         )
 
 
+class PublisherKeyWeak(AegisError):
+    """The key is a point of small order: anybody can write down signatures that suit it."""
+
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "PUBLISHER_KEY_WEAK"
+
+    def __init__(self) -> None:
+        what = "is a point of small order, whose signatures prove nothing"
+        super().__init__(
+            f"public_key {what}; make a key with `aegis models keys enroll`, or any Ed25519 library",
+            violations={"public_key": what},
+        )
+
+
 class PublisherKeyTaken(AegisError):
     """Somebody else of the tenant has enrolled the key."""
 
@@ -71,7 +85,7 @@ class TooManyPublisherKeys(AegisError):
     scope = Scope.FLEET
 
     @classmethod
-    def active(cls, limit: int) -> TooManyPublisherKeys:
+    def of(cls, limit: int) -> TooManyPublisherKeys:
         return cls(
             f"the tenant has {limit} active publisher keys, which is all it may have; revoke one that is not "
             "used any longer",
@@ -79,12 +93,19 @@ class TooManyPublisherKeys(AegisError):
             limit=str(limit),
         )
 
+
+class PublisherKeysUsedUp(AegisError):
+    """The tenant has as many keys as it may ever have."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "PUBLISHER_KEYS_USED_UP"
+    scope = Scope.FLEET
+
     @classmethod
-    def ever(cls, limit: int) -> TooManyPublisherKeys:
+    def of(cls, limit: int) -> PublisherKeysUsedUp:
         return cls(
             f"the tenant has enrolled {limit} publisher keys, revoked ones among them, which is all it may "
-            "ever have",
-            retry_after=_RETRY_AFTER,
+            "ever have; go on with those that are active",
             limit=str(limit),
         )
 

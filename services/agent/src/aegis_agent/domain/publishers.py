@@ -11,13 +11,15 @@ from typing import Final, Protocol
 from aegis_agent.domain.publisher_errors import (
     PublisherKeyOfAnother,
     PublisherKeyRevoked,
+    PublisherKeysUsedUp,
     PublisherKeyTaken,
+    PublisherKeyWeak,
     PublisherProofInvalid,
     TooManyPublisherKeys,
     UnknownPublisherKey,
 )
 from aegis_agent.domain.replicas import Changed
-from aegis_common.publisher_proof import is_proved
+from aegis_common.publisher_proof import is_proved, is_weak
 
 MAX_ACTIVE_KEYS: Final = 100
 """Of one tenant."""
@@ -116,8 +118,12 @@ class Publishers:
             PublisherProofInvalid: *proof* is not the key's signature for this owner.
             PublisherKeyTaken: Somebody else of the tenant has enrolled it.
             PublisherKeyRevoked: It has been revoked.
-            TooManyPublisherKeys: The tenant has as many as it may have.
+            TooManyPublisherKeys: The tenant has as many active ones as it may have.
+            PublisherKeysUsedUp: It has as many as it may ever have.
+            PublisherKeyWeak: Signatures by it prove nothing.
         """
+        if is_weak(public_key):
+            raise PublisherKeyWeak
         if not is_proved(owner.tenant, owner.subject, public_key, proof):
             raise PublisherProofInvalid.of(owner.tenant, owner.subject)
         known = await self._records.keys(owner.tenant)
@@ -155,6 +161,6 @@ class Publishers:
 def _check_room(known: Mapping[str, PublisherKey]) -> None:
     active = sum(key.state is KeyState.ACTIVE for key in known.values())
     if active >= MAX_ACTIVE_KEYS:
-        raise TooManyPublisherKeys.active(MAX_ACTIVE_KEYS)
+        raise TooManyPublisherKeys.of(MAX_ACTIVE_KEYS)
     if len(known) >= MAX_KEYS:
-        raise TooManyPublisherKeys.ever(MAX_KEYS)
+        raise PublisherKeysUsedUp.of(MAX_KEYS)

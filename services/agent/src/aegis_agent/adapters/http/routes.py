@@ -33,7 +33,7 @@ MAX_BODY_BYTES: Final = 12 << 20
 
 
 class BodyTooLarge(AegisError):
-    kind = ErrorKind.RESOURCE_EXHAUSTED
+    kind = ErrorKind.INVALID_ARGUMENT
     reason = "BODY_TOO_LARGE"
     scope = Scope.CALL
 

@@ -95,7 +95,7 @@ class UnreadableJob(AegisError):
 
 
 class ResultTooLarge(AegisError):
-    kind = ErrorKind.RESOURCE_EXHAUSTED
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "JOB_RESULT_TOO_LARGE"
     scope = Scope.CALL
 

@@ -23,7 +23,6 @@ _VALUES: Final = 50
 
 _RETRYABLE_KINDS: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.RESOURCE_EXHAUSTED})
 _RETRYABLE_REASONS: Final = frozenset({"TOOL_CRASHED", "WORKER_LOST"})
-_FINAL_REASONS: Final = frozenset({"TOOL_OUTPUT_TOO_LARGE", "JOB_RESULT_TOO_LARGE"})
 
 
 class State(Enum):
@@ -130,8 +129,6 @@ class Failure:
     @property
     def retryable(self) -> bool:
         """Whether another attempt may go better: a crash, something unreachable, exhausted resources."""
-        if self.reason in _FINAL_REASONS:
-            return False
         return self.kind in _RETRYABLE_KINDS or self.reason in _RETRYABLE_REASONS
 
 
