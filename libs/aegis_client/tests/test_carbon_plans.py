@@ -47,7 +47,12 @@ class Plans(pb_grpc.PlanServiceServicer):
             start_time=hour(0), end_time=hour(20), source="uk", quality=carbon.QUALITY_FORECAST
         )
         zone = request.zone.replace("-", "GB")
-        return pb.GetForecastResponse(zone=zone, signal=carbon.SIGNAL_AVERAGE, slots=slots, parts=[part])
+        answer = pb.GetForecastResponse(
+            zone=zone, signal=carbon.SIGNAL_AVERAGE, slots=slots, parts=[part], past_source="uk"
+        )
+        for number in (-4, -3, -1) if request.with_past else ():
+            answer.past_slots.add(start_time=hour(number), end_time=hour(number + 1), g_per_kwh=100)
+        return answer
 
     async def PlanWindow(self, request: pb.PlanWindowRequest, context: Any) -> pb.PlanWindowResponse:
         self.jobs.append(request.job)
@@ -169,6 +174,79 @@ def test_the_terminal_shows_a_forecast_and_where_it_comes_from(aegis: Aegis) -> 
     assert "100 gCO2e/kWh" in aegis.out
     assert aegis("carbon", "forecast", "-o", "json") == 0
     assert len(json.loads(aegis.out)["slots"]) == 24
+
+
+def test_now_shows_the_day_before_and_the_day_after_with_its_gap(aegis: Aegis) -> None:
+    assert aegis("carbon", "now", "--postcode", "SW1A 1AA") == 0
+    line, below, *fields = aegis.out.splitlines()
+    told = {field[: field.index("  ")]: field.split("  ")[-1].strip() for field in fields}
+
+    assert ("▁▁ ▁▁", 16, "    ^ now") == (line[:5], len(line), below)
+    assert "somewhere: exact, by table 2026-01-01" == told["place"]
+    assert ("120 gCO2e/kWh (average)", "actual", "replay") == (told["now"], told["quality"], told["source"])
+    assert "run now: below threshold (150 gCO2e/kWh)" == told["decision"]
+
+
+def test_now_is_json_as_well(aegis: Aegis) -> None:
+    assert aegis("carbon", "now", "--zone", "GB", "-o", "json") == 0
+    found = json.loads(aegis.out)
+
+    assert found["place"] is None
+    assert ("RUN_NOW", 120) == (found["decision"]["decision"], found["decision"]["intensity"]["g_per_kwh"])
+    assert 3 == len(found["forecast"]["past_slots"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"),
+    [
+        ("--region", "aws/eu-west-2", "cloud_region"),
+        ("--country", "GB", "country"),
+        ("--postcode", "SW1A", "postcode"),
+        ("--location", "51.5,-0.1", "location"),
+        ("--topology-label", "eu-west-2a", "topology_label"),
+    ],
+)
+def test_a_place_stands_for_a_zone(
+    aegis: Aegis, deployment: PlanningDeployment, option: str, value: str, kind: str
+) -> None:
+    assert aegis("carbon", "plan", "--duration", "2h", option, value) == 0
+    assert aegis("carbon", "forecast", option, value) == 0
+    assert aegis("carbon", "check", option, value) == 0
+    assert aegis("carbon", "resolve", option, value) == 0
+
+    assert [kind] * 4 == [place.WhichOneof("place") for place in deployment.carbon.places]
+    assert ["zones/GB"] == list(deployment.plans.jobs[0].zones)
+    assert ["zones/GB"] * 2 == [request.zone for request in deployment.plans.forecasts]
+    assert "zones/GB" == deployment.carbon.checks[0].zone
+
+
+def test_a_zone_that_is_a_guess_is_told_as_one(aegis: Aegis) -> None:
+    assert aegis("carbon", "forecast", "--location", "51.5,-0.1") == 0
+    assert "lies in zones/GB, nearest: London is 7 km away" in aegis.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("now", "--zone", "GB", "--country", "GB"), "give one of them"),
+        (("forecast", "GB", "--country", "GB"), "give one of them"),
+        (("plan", "--duration", "1h", "--zone", "GB", "--country", "GB"), "give one of them"),
+        (("now", "--country", "GB", "--postcode", "SW1A"), "name one place, not 2"),
+        (("now", "--location", "here"), "for example 51.5,-0.13"),
+        (("resolve",), "name a place"),
+        (("check", "--country", "GB", "--show-curl"), "takes a zone"),
+    ],
+)
+def test_places_that_contradict_each_other_are_refused(
+    aegis: Aegis, arguments: tuple[str, ...], told: str
+) -> None:
+    assert aegis("carbon", *arguments) == 2
+    assert told in aegis.err
+
+
+def test_a_place_that_is_not_known_is_told(aegis: Aegis) -> None:
+    assert aegis("carbon", "now", "--country", "XX") != 0
+    assert "'XX' is not known" in aegis.err
 
 
 def test_within_and_deadline_are_one_or_the_other(aegis: Aegis) -> None:

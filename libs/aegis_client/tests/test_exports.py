@@ -39,6 +39,7 @@ PUBLIC = [
     "NodeFailure",
     "NotFound",
     "Part",
+    "PastSlot",
     "PermissionDenied",
     "Plan",
     "PlanSpan",

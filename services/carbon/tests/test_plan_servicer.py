@@ -78,6 +78,36 @@ async def test_a_forecast_has_slots_without_a_gap_and_says_where_they_come_from(
     assert found.slots[-1].end_time == found.parts[-1].end_time
 
 
+async def test_the_last_day_comes_along_where_it_is_asked_for(
+    plans: pb_grpc.PlanServiceAsyncStub, clock: ManualClock
+) -> None:
+    without = await plans.GetForecast(pb.GetForecastRequest(zone=DAY))
+    found = await plans.GetForecast(pb.GetForecastRequest(zone=DAY, with_past=True))
+
+    assert [] == list(without.past_slots)
+    assert "replay" == found.past_source
+    assert 48 <= len(found.past_slots) <= 49
+    ends = [slot.end_time.ToDatetime() for slot in found.past_slots]
+    assert sorted(ends) == ends
+    assert ends[-1] <= clock.now.replace(tzinfo=None)
+    assert found.past_slots[0].start_time.ToDatetime() <= clock.now.replace(tzinfo=None) - timedelta(days=1)
+
+
+async def test_no_call_takes_another_zone_for_one_that_it_does_not_know(
+    plans: pb_grpc.PlanServiceAsyncStub,
+) -> None:
+    job = pb.PlannedJob(zones=["zones/demo-dya"], duration=span(hours=1))
+    for call in (
+        plans.GetForecast(pb.GetForecastRequest(zone="zones/demo-dya")),
+        plans.GetForecast(pb.GetForecastRequest(zone="zones/demo-dya", with_past=True)),
+        plans.PlanWindow(pb.PlanWindowRequest(job=job)),
+    ):
+        code, reason, _, metadata = await failure(call)
+
+        assert (grpc.StatusCode.NOT_FOUND, "UNKNOWN_ZONE") == (code, reason)
+        assert "demo-day" in metadata["near_matches"].split(",")
+
+
 async def test_the_default_zone_has_a_forecast_of_two_days(plans: pb_grpc.PlanServiceAsyncStub) -> None:
     found = await plans.GetForecast(pb.GetForecastRequest(zone="zones/demo-clean"))
 

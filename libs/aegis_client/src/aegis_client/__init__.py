@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from aegis_client.artifact_forms import Artifact
     from aegis_client.carbon import Intensity, ScheduleDecision, ScheduleWindow, Zone
     from aegis_client.carbon_places import ResolvedZone, ZoneResolution
-    from aegis_client.carbon_plans import Forecast, ForecastPart, ForecastSlot, Plan, PlannedJob, PlanSpan
+    from aegis_client.carbon_plans import (
+        Forecast,
+        ForecastPart,
+        ForecastSlot,
+        PastSlot,
+        Plan,
+        PlannedJob,
+        PlanSpan,
+    )
     from aegis_client.client import AsyncClient, Client
     from aegis_client.core.retry import RetryPolicy
     from aegis_client.errors import (
@@ -78,6 +86,7 @@ __all__ = [
     "NodeFailure",
     "NotFound",
     "Part",
+    "PastSlot",
     "PermissionDenied",
     "Plan",
     "PlanSpan",
@@ -123,7 +132,7 @@ _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",
     "carbon_places": "ResolvedZone ZoneResolution",
-    "carbon_plans": "Forecast ForecastPart ForecastSlot Plan PlanSpan PlannedJob",
+    "carbon_plans": "Forecast ForecastPart ForecastSlot PastSlot Plan PlanSpan PlannedJob",
     "client": "AsyncClient Client",
     "core.retry": "RetryPolicy",
     "errors": _ERRORS,

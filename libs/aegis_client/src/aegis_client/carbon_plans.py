@@ -37,6 +37,19 @@ class ForecastSlot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PastSlot:
+    """Measured intensity in one half-open slot of time.
+
+    Attributes:
+        g_per_kwh: Grams of CO2-equivalent per kWh.
+    """
+
+    start_time: datetime | None
+    end_time: datetime | None
+    g_per_kwh: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastPart:
     """Slots of one source.
 
@@ -62,12 +75,16 @@ class Forecast:
         signal: `AVERAGE` or `MARGINAL`.
         slots: In the order of time, without a gap, from the present one on.
         parts: Where the values come from.
+        past_slots: What was measured in the day before, if asked for; what is not known is left out.
+        past_source: Provider of those.
     """
 
     zone: str
     signal: str
     slots: tuple[ForecastSlot, ...]
     parts: tuple[ForecastPart, ...]
+    past_slots: tuple[PastSlot, ...] = ()
+    past_source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,20 +153,27 @@ class Plan:
 
 
 def forecast_operation(
-    zone: str = "", *, horizon: float | timedelta | None = None, timeout: float | None = None
+    zone: str = "",
+    *,
+    horizon: float | timedelta | None = None,
+    with_past: bool = False,
+    timeout: float | None = None,
 ) -> Operation[Forecast]:
     """Return what is expected of a zone.
 
     Args:
         zone: `GB` or `zones/GB`; if empty, the deployment's default zone.
         horizon: How far to look ahead, in seconds or as a timedelta; at most 7 days. If None, 48 hours.
+        with_past: Whether the values of the last day come along.
         timeout: Deadline of the call, in seconds.
 
     Raises:
         NotFound: Reason `UNKNOWN_ZONE`.
         Unavailable: Reason `NO_INTENSITY_DATA`: there is neither a forecast nor enough history.
     """
-    request = pb.GetForecastRequest(zone=resource("zones", zone or "-"), horizon=duration(horizon))
+    request = pb.GetForecastRequest(
+        zone=resource("zones", zone or "-"), horizon=duration(horizon), with_past=with_past
+    )
     return Operation(GET_FORECAST, request, _read_forecast, timeout)
 
 
@@ -231,6 +255,15 @@ def _read_forecast(answer: pb.GetForecastResponse) -> Forecast:
             )
             for part in answer.parts
         ),
+        past_slots=tuple(
+            PastSlot(
+                start_time=moment(slot, "start_time"),
+                end_time=moment(slot, "end_time"),
+                g_per_kwh=slot.g_per_kwh,
+            )
+            for slot in answer.past_slots
+        ),
+        past_source=answer.past_source,
     )
 
 

@@ -1,4 +1,4 @@
-"""`aegis carbon`: check, intensity, forecast, plan, run, zones."""
+"""`aegis carbon`: now, check, intensity, forecast, plan, run, resolve, zones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_client.cli.arguments import duration_s, moment_of
+from aegis_client.cli.carbon_now import now
 from aegis_client.cli.carbon_plans import forecast, plan
 from aegis_client.cli.carbon_run import run
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
+from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.errors import UsageError
 
 if TYPE_CHECKING:
     from aegis_client.carbon import Intensity
@@ -23,8 +26,10 @@ app = typer.Typer(
 
 
 @app.command()
+@with_place
 def check(
     ctx: typer.Context,
+    place: Place,
     zone: Annotated[str, typer.Argument(help="Grid zone, for example GB.", show_default=False)] = "",
     max_intensity: Annotated[
         float | None, typer.Option(metavar="G_PER_KWH", help="Threshold. Default: the zone's own.")
@@ -64,10 +69,12 @@ def check(
         from aegis_client.carbon import check_operation
         from aegis_client.cli.curl import curl
 
+        if place:
+            raise UsageError("--show-curl takes a zone, not a place; aegis carbon resolve finds the zone")
         typer.echo(curl(check_operation(zone, **asked), state.load_profile()))
         return
     with state.client() as client:
-        decision = client.carbon.check(zone, **asked)
+        decision = client.carbon.check(place.zone(client, zone), **asked)
     if output is Format.JSON:
         print_json(decision)
         return
@@ -101,9 +108,35 @@ def intensity(
         print_fields(_fields(found))
 
 
+app.command()(now)
 app.command()(forecast)
 app.command()(plan)
 app.command()(run)
+
+
+@app.command()
+@with_place
+def resolve(ctx: typer.Context, place: Place, output: Output = Format.TEXT) -> None:
+    """Show which zones a place lies in, and who says so."""
+    with state_of(ctx).client() as client:
+        found = place.resolved(client)
+    if found is None:
+        raise UsageError("name a place: --region, --country, --postcode, --location or --topology-label")
+    if output is Format.JSON:
+        print_json(found)
+        return
+    rows = [
+        (
+            short(zone.zone),
+            zone.quality.lower() + (f" ({zone.near}, {zone.distance_km or 0:.0f} km)" if zone.near else ""),
+            f"{zone.source} {zone.table_version}".rstrip(),
+            zone.grid_zone,
+            ", ".join(zone.providers),
+        )
+        for zone in found.zones
+    ]
+    typer.echo(found.place)
+    print_table(("zone", "quality", "said by", "as", "providers"), rows)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -10,6 +11,7 @@ import typer
 
 from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.output import clock, print_fields, print_json, seconds, short
+from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.sparkline import marks, sparkline
 from aegis_client.cli.state import Format, Output, state_of
 
@@ -25,8 +27,10 @@ Zone = Annotated[
 ]
 
 
+@with_place
 def forecast(
     ctx: typer.Context,
+    place: Place,
     zone: Zone = "",
     horizon: Annotated[
         str, typer.Option(metavar=_LENGTH, help="How far to look ahead, at most 7d. Default: 48h.")
@@ -35,7 +39,7 @@ def forecast(
 ) -> None:
     """Show what is expected of a zone, where it comes from, and how sure it is."""
     with state_of(ctx).client() as client:
-        found = client.carbon.forecast(zone, horizon=duration_s(horizon, "--horizon"))
+        found = client.carbon.forecast(place.zone(client, zone), horizon=duration_s(horizon, "--horizon"))
     if output is Format.JSON:
         print_json(found)
         return
@@ -54,8 +58,10 @@ def forecast(
     )
 
 
+@with_place
 def plan(
     ctx: typer.Context,
+    place: Place,
     duration: Annotated[str, typer.Option(metavar=_LENGTH, help="Time that the job runs, for example 2h.")],
     within: Annotated[
         str,
@@ -96,6 +102,8 @@ def plan(
         resume_overhead=duration_s(resume_overhead, "--resume-overhead"),
     )
     with state_of(ctx).client() as client:
+        if place:
+            job = replace(job, zones=[place.zone(client, ", ".join(job.zones))])
         found = client.carbon.plan(job)
         expected = client.carbon.forecast(found.zone) if output is Format.TEXT else None
     if expected is None:

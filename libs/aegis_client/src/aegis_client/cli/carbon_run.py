@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from aegis_client.cli.arguments import duration_s, moment_of
+from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.state import state_of
 from aegis_client.errors import UsageError
 
@@ -16,8 +17,10 @@ _CHUNKS: Final = 20
 _CHOICES: Final = ("run_now", "run_at_latest_start")
 
 
+@with_place
 def run(
     ctx: typer.Context,
+    place: Place,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run: after --.")],
     duration: Annotated[str, typer.Option(metavar="DURATION", help="How long it runs, about: 1h.")],
     within: Annotated[
@@ -67,9 +70,11 @@ def run(
         interruptible=interruptible,
         min_chunk=(length / _CHUNKS if chunk is None else chunk) if interruptible else None,
     )
+    if zone and place:
+        raise UsageError(f"--zone {zone} and a place say the same; give one of them")
     if shutil.which(command[0]) is None:
         raise UsageError(f"command {command[0]!r} is not found, or cannot be executed")
-    source = PlanSource(state_of(ctx))
+    source = PlanSource(state_of(ctx), place)
     pacer = Pacer(job, source.plan, at_latest=on_missing == "run_at_latest_start")
     if pacer.latest_start() < datetime.now(UTC):
         typer.echo("aegis: it cannot end in time: starting it at once", err=True)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
@@ -16,6 +17,7 @@ import typer
 from aegis_client.carbon_plans import Plan, PlannedJob
 from aegis_client.cli.output import seconds, short
 from aegis_client.cli.paced_process import PacedProcess
+from aegis_client.cli.places import Place
 from aegis_client.cli.sparkline import sparkline
 from aegis_client.cli.state import CliState
 from aegis_client.errors import AegisApiError
@@ -121,15 +123,25 @@ def _told(course: Course) -> str:
 
 
 class PlanSource:
-    """Asks for plans, and keeps the series that goes with the last one."""
+    """Asks for plans, and keeps the series that goes with the last one.
 
-    def __init__(self, state: CliState) -> None:
+    Args:
+        state: How to reach the service.
+        place: Where a job without zones runs; looked up by the first plan that gets an answer.
+    """
+
+    def __init__(self, state: CliState, place: Place) -> None:
         self._state = state
+        self._place = place
+        self._zone = ""
         self.spark = ""
 
     def plan(self, job: PlannedJob, timeout_s: float) -> Plan:
         """Return the plan for *job*, in at most *timeout_s* seconds."""
         with self._state.client() as client:
+            if self._place:
+                self._zone = self._zone or self._place.zone(client)
+                job = replace(job, zones=[self._zone])
             found = client.carbon.plan(job, timeout=timeout_s)
             with suppress(AegisApiError):  # it is only drawn
                 expected = client.carbon.forecast(found.zone, timeout=_DRAWN_IN_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -23,13 +24,20 @@ def levels() -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """Return *values* in at most *width* characters, the lowest and the highest at the ends of the scale."""
+    """Return *values* in at most *width* characters, the lowest and the highest at the ends of the scale.
+
+    A NaN, which is a gap, is a space.
+    """
     shown = _narrowed(values, width)
-    if not shown:
-        return ""
-    low, high = min(shown), max(shown)
+    known = [value for value in shown if not math.isnan(value)]
+    if not known:
+        return " " * len(shown)
+    low, high = min(known), max(known)
     marks, scale = levels(), (high - low) or 1.0
-    return "".join(marks[min(len(marks) - 1, int((value - low) / scale * len(marks)))] for value in shown)
+    return "".join(
+        " " if math.isnan(value) else marks[min(len(marks) - 1, int((value - low) / scale * len(marks)))]
+        for value in shown
+    )
 
 
 def marks(
@@ -53,4 +61,9 @@ def _narrowed(values: Sequence[float], width: int) -> list[float]:
     if len(values) <= width:
         return list(values)
     edges = [round(number * len(values) / width) for number in range(width + 1)]
-    return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    return [_mean(values[a:b]) for a, b in pairwise(edges)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

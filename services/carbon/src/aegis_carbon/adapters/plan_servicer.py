@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Iterator
 from typing import Any, Final
 
 import grpc.aio
@@ -12,6 +15,7 @@ from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, moment, tim
 from aegis_carbon.domain.job import Interruption, PowerStep
 from aegis_carbon.domain.outlook import Outlook, OutlookPart
 from aegis_carbon.domain.planning import JobRequest, Planned, Planning
+from aegis_carbon.domain.timeseries import IntensitySeries
 from aegis_common.errors import AegisError
 from aegis_common.rpc.errors import to_status
 
@@ -29,10 +33,16 @@ class PlanServicer(pb_grpc.PlanServiceServicer):
     async def GetForecast(self, request: pb.GetForecastRequest, context: Context) -> pb.GetForecastResponse:
         zone = request.zone.removeprefix(ZONES)
         horizon = request.horizon.ToTimedelta() if request.HasField("horizon") else None
-        found = await self._planning.forecast(
-            "" if zone == DEFAULT_ZONE else zone, horizon=horizon, within=time_to_work()
+        zone, within = "" if zone == DEFAULT_ZONE else zone, time_to_work()
+        found, past = await asyncio.gather(
+            self._planning.forecast(zone, horizon=horizon, within=within),
+            self._planning.last_day(zone, within=within) if request.with_past else _nothing(),
         )
-        return _forecast(found)
+        answer = _forecast(found)
+        if past is not None:
+            answer.past_slots.extend(_past_slots(past.series))
+            answer.past_source = past.source
+        return answer
 
     async def PlanWindow(self, request: pb.PlanWindowRequest, context: Context) -> pb.PlanWindowResponse:
         found = await self._planning.plan(_job(request.job), within=time_to_work())
@@ -44,6 +54,19 @@ class PlanServicer(pb_grpc.PlanServiceServicer):
         jobs = [_job(job) for job in request.jobs]
         found = await self._planning.plans(jobs, within=time_to_work())
         return pb.BatchPlanWindowsResponse(outcomes=map(_outcome, found))
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _past_slots(series: IntensitySeries) -> Iterator[pb.PastSlot]:
+    for number, value in enumerate(series.values.tolist()):
+        if not math.isnan(value):
+            start = series.start + number * series.step
+            yield pb.PastSlot(
+                start_time=timestamp(start), end_time=timestamp(start + series.step), g_per_kwh=value
+            )
 
 
 def _job(job: pb.PlannedJob) -> JobRequest:

@@ -39,6 +39,10 @@ class Known:
         series = IntensitySeries.of(slots, day=day)
         return cls(series=series, source=last.source, quality=last.quality, issued_at=issued_at)
 
+    def between(self, start: datetime, end: datetime) -> Known:
+        """Return what is known of the slots that touch the span from *start* to *end*."""
+        return replace(self, series=self.series.between(start, min(end, self.series.end)))
+
     def with_more(self, slots: Sequence[Intensity], *, start: datetime, issued_at: datetime) -> Known:
         """Return what is known from *start* on once *slots* have come, which win over older ones."""
         if not slots:

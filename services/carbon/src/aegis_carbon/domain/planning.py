@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from aegis_carbon.domain.catalog import Zone, ZoneCatalog
 from aegis_carbon.domain.job import Interruption, Job, Plan, PowerStep
+from aegis_carbon.domain.known import Known
 from aegis_carbon.domain.outlook import Outlook
 from aegis_carbon.domain.outlooks import OutlookLookup
 from aegis_carbon.domain.planner import plan, plans
@@ -81,6 +82,17 @@ class Planning:
         self._check_reach([found], until, "horizon")
         outlook = await self._outlooks.get(found, until=until, within=within)
         return outlook.until(until)
+
+    async def last_day(self, zone: str, *, within: float) -> Known | None:
+        """Return what was measured of *zone* in the last day, with its gaps; None if nothing was.
+
+        Raises:
+            UnknownZone: No provider covers it.
+        """
+        found = self._catalog.get(zone)
+        past = await self._outlooks.past(found, within=within)
+        now = self._clock()
+        return None if past is None else past.between(now - self._outlooks.day(found), now)
 
     async def plan(self, request: JobRequest, *, within: float) -> Planned:
         """Return the cleanest plan for a job.
