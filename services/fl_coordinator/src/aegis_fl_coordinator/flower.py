@@ -15,6 +15,7 @@ from aegis_fl_coordinator.envoy import Identity, envoy_command, write_edge_confi
 __all__ = [
     "SERVERAPP_DIR_VARIABLE",
     "Identity",
+    "app_environment",
     "envoy_command",
     "node_key",
     "superlink_command",
@@ -96,12 +97,17 @@ def superlink_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:
         home: Private folder for Flower's files; made by Flower.
         serverapp_dir: The coordinator's `serverapp_dir`.
     """
-    return {**_environment(home), SERVERAPP_DIR_VARIABLE: str(serverapp_dir)}
+    return app_environment(home=home, serverapp_dir=serverapp_dir)
 
 
 def supernode_environment(*, home: Path) -> dict[str, str]:
     """Return a SuperNode's whole environment."""
     return _environment(home)
+
+
+def app_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:
+    """Return the whole environment of a training app that runs without SuperLink; it holds no secret."""
+    return {**_environment(home), SERVERAPP_DIR_VARIABLE: str(serverapp_dir)}
 
 
 def _environment(home: Path) -> dict[str, str]:

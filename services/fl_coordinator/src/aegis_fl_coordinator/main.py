@@ -24,6 +24,7 @@ from aegis_common.tls import server_dns
 from aegis_fl_coordinator.adapters.apps import FolderCatalogue
 from aegis_fl_coordinator.adapters.carbon_gate import GrpcCarbonGate
 from aegis_fl_coordinator.adapters.flower_control import FlowerControl
+from aegis_fl_coordinator.adapters.in_process import InProcessEngine
 from aegis_fl_coordinator.adapters.node_servicer import NodeServicer
 from aegis_fl_coordinator.adapters.publisher import AgentPublisher
 from aegis_fl_coordinator.adapters.round_servicer import RoundServicer
@@ -69,6 +70,8 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
         stack.callback(store.close)
         engine = engine or FlowerControl(settings.superlink, ca=settings.superlink_ca)
         stack.callback(engine.close)
+        in_process = InProcessEngine(settings.runs_dir, enabled=settings.in_process)
+        stack.callback(in_process.close)
         apps = FolderCatalogue(settings.app_dirs, approved=settings.approved_apps)
         changes = Changes()
         nodes = NodeRegistry(store=store, engine=engine, clock=utc_now)
@@ -76,6 +79,7 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
         supervisor = Supervisor(
             store=store,
             engine=engine,
+            in_process=in_process,
             apps=apps,
             nodes=nodes,
             folders=VolumeFolders(settings.runs_dir, coordinator=address.get),
@@ -90,6 +94,7 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
             changes=changes,
             clock=utc_now,
             defaults=Defaults(settings.num_rounds, settings.min_clients),
+            check_in_process=in_process.check_enabled,
         )
         admission = Admission(store=store, gate=GrpcCarbonGate(carbon), changes=changes, clock=utc_now)
         watcher = Watcher(store=store, changes=changes, clock=utc_now)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from aegis_common.errors import AegisError
 from aegis_fl_coordinator.domain.errors import UnknownSchema
+from aegis_fl_coordinator.domain.strategies import Aggregation
 from aegis_fl_coordinator.flower import SERVERAPP_DIR_VARIABLE
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+_READABLE: Final = frozenset({1, 2})
 RUN_KEY: Final = "aegis-run"
 """Key of the run config that carries the run's id; every app declares it. It is a name, not a secret."""
 TOKEN_FILE: Final = "token"  # noqa: S105  # a file name
@@ -56,6 +58,9 @@ class RunFile:
         traceparent: W3C trace context of the run.
         nodes: Flower's id of each node that may take part, to its resource name.
         coordinator: None for a run without a coordinator: no gate, and reports go to a file.
+        aggregation: How updates become the next model.
+        seed: Of what the run draws; None for a run that need not repeat.
+        virtual: True when the nodes are virtual ones in processes of this machine.
     """
 
     run_id: str
@@ -64,6 +69,9 @@ class RunFile:
     traceparent: str
     nodes: Mapping[int, str]
     coordinator: CoordinatorAddress | None
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    seed: int | None = None
+    virtual: bool = False
 
     @property
     def name(self) -> str:
@@ -85,14 +93,16 @@ class RunFile:
         try:
             record: dict[str, Any] = json.loads((folder / _RUN_FILE).read_bytes())
             version = record.pop("schema_version")
-            if version != SCHEMA_VERSION:
+            if version not in _READABLE:
                 raise UnknownSchema(
-                    f"{folder / _RUN_FILE} has schema version {version}; this reader knows {SCHEMA_VERSION}",
+                    f"{folder / _RUN_FILE} has schema version {version}; this reader knows 1 to "
+                    f"{SCHEMA_VERSION}",
                     schema_version=str(version),
                 )
             record["nodes"] = {int(node): str(name) for node, name in record["nodes"].items()}
             address = record["coordinator"]
             record["coordinator"] = CoordinatorAddress(**address) if address else None
+            record["aggregation"] = Aggregation(**record.get("aggregation", {}))
             return cls(**record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BrokenRunFile(f"{folder / _RUN_FILE} cannot be read: {error!r}") from error

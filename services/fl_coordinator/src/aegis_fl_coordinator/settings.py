@@ -60,6 +60,8 @@ class Settings(ServiceSettings):
         validation_alias=AliasChoices("min_clients", f"{_PREFIX}MIN_CLIENTS", "FLOWER_MIN_CLIENTS"),
     )
     """Nodes that a round needs when the run names none."""
+    in_process: bool = False
+    """True allows runs in process: their apps run as this process's user. For development and benches."""
     look: Seconds = Field(default=timedelta(seconds=1), gt=timedelta(0))
     """How often a run's state is read from Flower."""
 

@@ -15,14 +15,15 @@ from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
 from aegis_fl_coordinator.domain.nodes import NodeStatus
 from aegis_fl_coordinator.domain.rounds import GateDecision, NodeFailure, RoundReport
-from aegis_fl_coordinator.domain.run import ConfigValue, RunSpec, TrainingRun
+from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, TrainingRun
+from aegis_fl_coordinator.domain.strategies import Aggregation
 
 
 def spec_from(message: pb.TrainingRun) -> RunSpec:
     """Return what a request asks for.
 
     Raises:
-        InvalidRunConfig: A value of `app_config` is neither a string, a number nor a bool.
+        InvalidRunConfig: A value of `app_config` or the parameters is no string, number or bool.
     """
     policy = message.carbon_policy
     has_limit = policy.HasField("max_intensity_g_per_kwh")
@@ -35,18 +36,43 @@ def spec_from(message: pb.TrainingRun) -> RunSpec:
             max_intensity=policy.max_intensity_g_per_kwh if has_limit else None,
             max_wait=policy.max_wait.ToTimedelta() if policy.HasField("max_wait") else DEFAULT_MAX_WAIT,
         ),
-        config=_config_from(message.app_config),
+        config=_config_from(message.app_config, "app_config"),
         model=message.model,
+        engine=(
+            EngineKind.IN_PROCESS
+            if message.engine == pb.TrainingRun.ENGINE_IN_PROCESS
+            else EngineKind.DEPLOYMENT
+        ),
+        virtual_nodes=message.virtual_nodes,
+        aggregation=_aggregation_from(message.aggregation),
+        seed=message.seed if message.HasField("seed") else None,
     )
 
 
-def _config_from(struct: Struct) -> dict[str, ConfigValue]:
+def _aggregation_from(message: pb.Aggregation) -> Aggregation:
+    ratios = {
+        name: getattr(message, name)
+        for name in ("max_update_ratio", "max_weight_ratio")
+        if message.HasField(name)
+    }
+    has_timeout = message.HasField("round_timeout")
+    return Aggregation(
+        strategy=message.strategy,
+        parameters=_config_from(message.parameters, "aggregation.parameters"),
+        fraction=message.fraction if message.HasField("fraction") else None,
+        quorum=message.quorum,
+        round_timeout=message.round_timeout.ToTimedelta().total_seconds() if has_timeout else None,
+        **ratios,
+    )
+
+
+def _config_from(struct: Struct, field: str) -> dict[str, ConfigValue]:
     config: dict[str, ConfigValue] = {}
     for key, value in json_format.MessageToDict(struct).items():
         if not isinstance(value, bool | int | float | str):
-            path = f"training_run.app_config.{key}"
+            path = f"training_run.{field}.{key}"
             text = "must be a string, a number or a bool"
-            raise InvalidRunConfig(f"app_config: {key} {text}", violations={path: text})
+            raise InvalidRunConfig(f"{field}: {key} {text}", violations={path: text})
         config[key] = value
     return config
 
@@ -54,8 +80,12 @@ def _config_from(struct: Struct) -> dict[str, ConfigValue]:
 def asked(message: pb.TrainingRun) -> str:
     """Return the canonical text of what a caller may set in a run."""
     asked_for = pb.TrainingRun()
-    for field in ("app", "rounds", "min_nodes", "model"):
+    for field in ("app", "rounds", "min_nodes", "model", "engine", "virtual_nodes"):
         setattr(asked_for, field, getattr(message, field))
+    if message.HasField("seed"):
+        asked_for.seed = message.seed
+    if message.HasField("aggregation"):
+        asked_for.aggregation.CopyFrom(message.aggregation)
     asked_for.carbon_policy.CopyFrom(message.carbon_policy)
     asked_for.app_config.CopyFrom(message.app_config)
     return json_format.MessageToJson(asked_for, sort_keys=True, indent=None)
@@ -84,9 +114,28 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         app_sha256=run.app_sha256,
         trace_id=run.trace_id,
         creator=run.creator,
+        engine=pb.TrainingRun.Engine.Value(f"ENGINE_{spec.engine.name}"),
+        virtual_nodes=spec.virtual_nodes,
+        aggregation=_aggregation_message(spec.aggregation),
+        seed=spec.seed,
     )
     if spec.config:
         message.app_config.update(dict(spec.config))
+    return message
+
+
+def _aggregation_message(aggregation: Aggregation) -> pb.Aggregation:
+    timeout = aggregation.round_timeout
+    message = pb.Aggregation(
+        strategy=aggregation.strategy,
+        fraction=aggregation.fraction,
+        quorum=aggregation.quorum,
+        round_timeout=None if timeout is None else _duration(timedelta(seconds=timeout)),
+        max_update_ratio=aggregation.max_update_ratio,
+        max_weight_ratio=aggregation.max_weight_ratio,
+    )
+    if aggregation.parameters:
+        message.parameters.update(dict(aggregation.parameters))
     return message
 
 
@@ -99,6 +148,9 @@ def round_message(report: RoundReport) -> pb.Round:
         node_failures=[pb.NodeFailure(node=one.node, message=one.message) for one in report.node_failures],
         duration=_duration(report.duration),
         checkpoint_sha256=report.checkpoint_sha256,
+        capped_nodes=report.capped_nodes,
+        epsilon=report.epsilon,
+        delta=report.delta,
     )
 
 
@@ -111,6 +163,9 @@ def report_from(message: pb.Round) -> RoundReport:
         node_failures=tuple(NodeFailure(one.node, one.message) for one in message.node_failures),
         duration=message.duration.ToTimedelta(),
         checkpoint_sha256=message.checkpoint_sha256,
+        capped_nodes=tuple(message.capped_nodes),
+        epsilon=message.epsilon if message.HasField("epsilon") else None,
+        delta=message.delta if message.HasField("delta") else None,
     )
 
 

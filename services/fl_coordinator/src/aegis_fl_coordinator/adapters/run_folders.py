@@ -9,7 +9,7 @@ from typing import Any
 
 from aegis_fl_coordinator.domain.errors import RunFailed
 from aegis_fl_coordinator.domain.ports import ExportedModel
-from aegis_fl_coordinator.domain.run import TrainingRun
+from aegis_fl_coordinator.domain.run import EngineKind, TrainingRun
 from aegis_fl_coordinator.runfile import (
     DESCRIPTION_FILE,
     MODEL_FILE,
@@ -36,7 +36,15 @@ class VolumeFolders:
 
     def prepare(self, run: TrainingRun, *, token: str | None, nodes: Mapping[int, str]) -> None:
         file = RunFile(
-            run.run_id, run.spec.rounds, run.spec.min_nodes, run.traceparent, dict(nodes), self._coordinator()
+            run.run_id,
+            run.spec.rounds,
+            run.spec.min_nodes,
+            run.traceparent,
+            dict(nodes),
+            self._coordinator(),
+            run.spec.aggregation,
+            run.spec.seed,
+            virtual=run.spec.engine is EngineKind.IN_PROCESS,
         )
         if token is None and self._written.get(run.run_id) == file:
             return

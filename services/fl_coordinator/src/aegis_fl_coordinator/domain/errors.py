@@ -20,6 +20,11 @@ class AppNotApproved(AegisError):
     reason = "APP_NOT_APPROVED"
 
 
+class EngineNotEnabled(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "ENGINE_NOT_ENABLED"
+
+
 class InvalidRunConfig(AegisError):
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "INVALID_RUN_CONFIG"

@@ -5,6 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Final
+
+FIRST_VIRTUAL_NODE: Final = 1001
+"""Engine's id of the virtual node with partition 0; the others follow."""
+
+
+def virtual_nodes(count: int) -> dict[int, str]:
+    """Return the engine's id of each of *count* virtual nodes, to its resource name."""
+    return {FIRST_VIRTUAL_NODE + number: f"nodes/virtual-{number:04d}" for number in range(count)}
 
 
 class NodeState(Enum):

@@ -20,6 +20,8 @@ class EngineState(Enum):
     COMPLETED = "completed"
     FAILED = "failed"
     STOPPED = "stopped"
+    LOST = "lost"
+    """Nobody runs it any more, through no fault of the app: it may be submitted again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,10 @@ class EngineStatus:
     details: str = ""
 
 
-class Engine(Protocol):
-    """Flower, as the coordinator uses it. Every method may raise `EngineUnavailable`."""
+class RunEngine(Protocol):
+    """Runs apps. Every method may raise `EngineUnavailable`."""
 
     def close(self) -> None: ...
-    async def healthy(self) -> bool: ...
     async def start_run(self, bundle: bytes, config: Mapping[str, ConfigValue]) -> int: ...
     async def find_run(self, key: str, value: str) -> int | None:
         """Return the newest engine run whose overridden config has *value* under *key*."""
@@ -42,6 +43,12 @@ class Engine(Protocol):
 
     async def status(self, engine_run: int) -> EngineStatus: ...
     async def stop_run(self, engine_run: int) -> None: ...
+
+
+class Engine(RunEngine, Protocol):
+    """Flower at the sites: it also knows nodes."""
+
+    async def healthy(self) -> bool: ...
     async def nodes(self) -> Sequence[EngineNode]: ...
     async def register_node(self, public_key_pem: str) -> int:
         """Register a key, or find it registered, and return the engine's id of the node."""

@@ -46,4 +46,7 @@ class RoundReport:
     node_failures: tuple[NodeFailure, ...] = ()
     duration: timedelta = timedelta()
     checkpoint_sha256: str = ""
+    capped_nodes: tuple[str, ...] = ()
+    epsilon: float | None = None
+    delta: float | None = None
     gate: GateDecision | None = None

@@ -11,8 +11,16 @@ from typing import Final
 from aegis_fl_coordinator.domain.errors import RunEnded
 from aegis_fl_coordinator.domain.gate import CarbonPolicy
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
+from aegis_fl_coordinator.domain.strategies import Aggregation
 
 ConfigValue = bool | int | float | str
+
+
+class EngineKind(Enum):
+    """Where the nodes of a run are."""
+
+    DEPLOYMENT = "deployment"
+    IN_PROCESS = "in_process"
 
 
 class State(Enum):
@@ -50,6 +58,10 @@ class RunSpec:
         rounds: Range: 1 to 10000.
         min_nodes: Nodes that a round needs. Range: 1 to 10000.
         model: Resource name that the result is published as, or empty.
+        engine: Where the nodes are.
+        virtual_nodes: Nodes of a run in process. Range: 0 to 10000; 0 for a run at the sites.
+        aggregation: How updates become the next model.
+        seed: Of what the run draws; None for a run that need not repeat.
     """
 
     app: str
@@ -58,6 +70,10 @@ class RunSpec:
     carbon: CarbonPolicy = CarbonPolicy()
     config: Mapping[str, ConfigValue] = field(default_factory=dict)
     model: str = ""
+    engine: EngineKind = EngineKind.DEPLOYMENT
+    virtual_nodes: int = 0
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +98,7 @@ class TrainingRun:
         engine_run: Flower's id of the run, or None while nothing was submitted.
         opened: The last round that was let in.
         waiting_since: When the round after it began to wait for the grid.
+        submissions: How often the run was submitted since its last finished round.
     """
 
     tenant: str
@@ -101,6 +118,7 @@ class TrainingRun:
     waiting_since: datetime | None = None
     rounds: tuple[RoundReport, ...] = ()
     model_version: str = ""
+    submissions: int = 0
 
     @property
     def name(self) -> str:
@@ -144,4 +162,4 @@ class TrainingRun:
         if any(known.number == report.number for known in self.rounds):
             return self
         gate = self.opened.decision if self.opened and self.opened.number == report.number else None
-        return replace(self, rounds=(*self.rounds, replace(report, gate=gate)))
+        return replace(self, rounds=(*self.rounds, replace(report, gate=gate)), submissions=0)

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -15,23 +16,27 @@ from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
 from aegis_fl_coordinator.domain.admission import Change, waiting_for_nodes
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import AppNotApproved, RunEnded, RunFailed
+from aegis_fl_coordinator.domain.nodes import virtual_nodes
 from aegis_fl_coordinator.domain.ports import (
     AppCatalogue,
     Engine,
     EngineState,
     EngineStatus,
     ModelPublisher,
+    RunEngine,
     RunFolders,
     RunStore,
 )
 from aegis_fl_coordinator.domain.registry import NodeRegistry
-from aegis_fl_coordinator.domain.run import ConfigValue, State, TrainingRun
+from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, State, TrainingRun
 from aegis_fl_coordinator.domain.training import token_digest
 
 _log: Final = logging.getLogger(__name__)
 _RUN_KEY: Final = "aegis-run"
 _LOOK: Final = timedelta(seconds=1)
 _CUT_OFF: Final = "the training app failed, or was cut off when SuperLink stopped; Flower gives no details"
+_SUBMISSIONS: Final = 3
+"""How often a run may be cut off and submitted again without finishing a round in between."""
 _SHOWS_TROUBLE: Final = frozenset(
     {State.PENDING, State.WAITING_FOR_NODES, State.PUBLISHING, State.CANCELLING}
 )
@@ -46,6 +51,7 @@ class Supervisor:
         *,
         store: RunStore,
         engine: Engine,
+        in_process: RunEngine,
         apps: AppCatalogue,
         nodes: NodeRegistry,
         folders: RunFolders,
@@ -55,7 +61,7 @@ class Supervisor:
         look: timedelta = _LOOK,
     ) -> None:
         self._store = store
-        self._engine = engine
+        self._engines = {EngineKind.DEPLOYMENT: engine, EngineKind.IN_PROCESS: in_process}
         self._apps = apps
         self._nodes = nodes
         self._folders = folders
@@ -109,22 +115,22 @@ class Supervisor:
         elif run.engine_run is None:
             await self._submit(run)
         else:
-            await self._follow(run, await self._engine.status(run.engine_run))
+            await self._follow(run, await self._engine(run).status(run.engine_run))
 
     async def _submit(self, run: TrainingRun) -> None:
         engine_run = None
         if run.token_sha256:
             # A coordinator that died between submitting and noting it finds the run here.
-            engine_run = await self._engine.find_run(_RUN_KEY, run.run_id)
+            engine_run = await self._engine(run).find_run(_RUN_KEY, run.run_id)
         if engine_run is None:
-            online = await self._nodes.online(run.tenant)
+            online = run.spec.virtual_nodes or await self._nodes.online(run.tenant)
             if online < run.spec.min_nodes:
                 self._move(run, State.WAITING_FOR_NODES, waiting_for_nodes(online, run))
                 return
             engine_run = await self._start(run)
 
         def change(run: TrainingRun) -> TrainingRun:
-            noted = replace(run, engine_run=engine_run)
+            noted = replace(run, engine_run=engine_run, submissions=run.submissions + 1)
             if run.state not in (State.PENDING, State.WAITING_FOR_NODES):
                 return noted  # the app was quicker, or somebody stops the run
             return noted.moved(State.PENDING, "the training app is starting", now=self._clock())
@@ -137,13 +143,15 @@ class Supervisor:
             raise AppNotApproved(f"app {app.name!r} changed after {run.name} was created", app=app.name)
         token = secrets.token_urlsafe(32)
         self._update(run, lambda run: replace(run, token_sha256=token_digest(token)))
-        self._folders.prepare(run, token=token, nodes=self._nodes.names(run.tenant))
+        self._folders.prepare(run, token=token, nodes=self._names(run))
         config: dict[str, ConfigValue] = {**run.spec.config, _RUN_KEY: run.run_id}
-        return await self._engine.start_run(app.bundle, config)
+        return await self._engine(run).start_run(app.bundle, config)
 
     async def _follow(self, run: TrainingRun, status: EngineStatus) -> None:
         if status.state is EngineState.ACTIVE:
-            self._folders.prepare(run, token=None, nodes=self._nodes.names(run.tenant))
+            self._folders.prepare(run, token=None, nodes=self._names(run))
+        elif status.state is EngineState.LOST:
+            self._submit_again(run, status)
         elif status.state is EngineState.STOPPED:
             self._fail(run, "stopped from outside the coordinator")
         elif status.state is EngineState.FAILED:
@@ -156,6 +164,18 @@ class Supervisor:
             self._move(
                 run, State.SUCCEEDED, f"{run.spec.rounds} rounds are done; nothing was to be published"
             )
+
+    def _submit_again(self, run: TrainingRun, status: EngineStatus) -> None:
+        if run.submissions >= _SUBMISSIONS:
+            self._fail(run, f"the run was cut off {run.submissions} times without a round: {status.details}")
+            return
+        message = f"cut off, and goes on after round {len(run.rounds)}: {status.details}"
+        _log.warning("run %s %s", run.name, message)
+
+        def change(run: TrainingRun) -> TrainingRun:
+            return replace(run.moved(State.PENDING, message, now=self._clock()), engine_run=None)
+
+        self._update(run, change)
 
     async def _publish(self, run: TrainingRun) -> None:
         exported = await asyncio.to_thread(self._folders.export, run)
@@ -172,14 +192,23 @@ class Supervisor:
     async def _cancel(self, run: TrainingRun) -> None:
         engine_run = run.engine_run
         if engine_run is None:
-            engine_run = await self._engine.find_run(_RUN_KEY, run.run_id)
+            engine_run = await self._engine(run).find_run(_RUN_KEY, run.run_id)
         if engine_run is not None:
-            await self._engine.stop_run(engine_run)
+            await self._engine(run).stop_run(engine_run)
         self._move(run, State.CANCELLED, "stopped on request")
 
     async def _close(self, run: TrainingRun) -> None:
         _log.info("run ended", extra={"run": run.name, "state": run.state.value})
         await asyncio.to_thread(self._folders.close, run)
+
+    def _engine(self, run: TrainingRun) -> RunEngine:
+        return self._engines[run.spec.engine]
+
+    def _names(self, run: TrainingRun) -> Mapping[int, str]:
+        """Return the engine's id of each node that may take part, to its resource name."""
+        if run.spec.engine is EngineKind.IN_PROCESS:
+            return virtual_nodes(run.spec.virtual_nodes)
+        return self._nodes.names(run.tenant)
 
     def _on_error(self, run: TrainingRun, error: AegisError) -> None:
         if error.kind in _RETRYABLE:

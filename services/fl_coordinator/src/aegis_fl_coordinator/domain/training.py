@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,7 +14,8 @@ from aegis_common.clock import Clock
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.ports import AppBundle, AppCatalogue, RunStore
-from aegis_fl_coordinator.domain.run import ConfigValue, RunSpec, State, TrainingRun
+from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, State, TrainingRun
+from aegis_fl_coordinator.domain.strategies import checked
 
 RESERVED_KEYS: Final = frozenset({"aegis-run"})
 
@@ -41,13 +42,21 @@ class Training:
     """The runs of all tenants; every method sees one tenant only."""
 
     def __init__(
-        self, *, store: RunStore, apps: AppCatalogue, changes: Changes, clock: Clock, defaults: Defaults
+        self,
+        *,
+        store: RunStore,
+        apps: AppCatalogue,
+        changes: Changes,
+        clock: Clock,
+        defaults: Defaults,
+        check_in_process: Callable[[], None],
     ) -> None:
         self._store = store
         self._apps = apps
         self._changes = changes
         self._clock = clock
         self._defaults = defaults
+        self._check_in_process = check_in_process
 
     async def create(self, spec: RunSpec, *, creator: Creator, request_id: str, asked: str) -> TrainingRun:
         """Accept a run, or return the one that came with *request_id* before.
@@ -61,16 +70,20 @@ class Training:
         Raises:
             UnknownApp: No such app is installed.
             AppNotApproved: Its digest is not approved.
-            InvalidRunConfig: A key is not one of the app's, or its value is of another type.
+            InvalidRunConfig: A key is not one of the app's, or its value is of another type; or the
+                aggregation cannot be, or not with so few nodes.
+            EngineNotEnabled: Runs in process are not allowed here.
             RequestIdReused: The id came with another request before.
         """
         app = await asyncio.to_thread(self._apps.get, spec.app)
         spec = replace(
-            spec,
+            with_nodes(spec, default=self._defaults.min_nodes),
             rounds=spec.rounds or self._defaults.rounds,
-            min_nodes=spec.min_nodes or self._defaults.min_nodes,
             config=checked_config(spec.config, app),
         )
+        spec = replace(spec, aggregation=checked(spec.aggregation, nodes=spec.min_nodes))
+        if spec.engine is EngineKind.IN_PROCESS:
+            self._check_in_process()
         now = self._clock()
         run = TrainingRun(
             tenant=creator.tenant,
@@ -115,6 +128,28 @@ class Training:
         run = self._store.update_run(run_id, change)
         self._changes.notify(run_id)
         return run
+
+
+def with_nodes(spec: RunSpec, *, default: int) -> RunSpec:
+    """Return *spec* with its numbers of nodes filled in.
+
+    Raises:
+        InvalidRunConfig: They do not fit the engine.
+    """
+    field = "training_run.virtual_nodes"
+    if spec.engine is EngineKind.DEPLOYMENT:
+        if spec.virtual_nodes:
+            fault = "a run at the sites has no virtual nodes; choose engine ENGINE_IN_PROCESS"
+            raise InvalidRunConfig(
+                f"virtual_nodes is {spec.virtual_nodes}: {fault}", violations={field: fault}
+            )
+        return replace(spec, min_nodes=spec.min_nodes or default)
+    nodes = spec.virtual_nodes or spec.min_nodes or default
+    if spec.min_nodes > nodes:
+        fault = f"is {nodes}, fewer than min_nodes {spec.min_nodes}"
+        raise InvalidRunConfig(f"virtual_nodes {fault}", violations={field: fault})
+    # Virtual nodes are always there, so all of them count.
+    return replace(spec, virtual_nodes=nodes, min_nodes=nodes)
 
 
 def checked_config(config: Mapping[str, ConfigValue], app: AppBundle) -> dict[str, ConfigValue]:

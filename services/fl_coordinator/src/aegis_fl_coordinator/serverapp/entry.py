@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import Strategy
 
 from aegis_fl_coordinator.runfile import (
     DESCRIPTION_FILE,
@@ -22,20 +22,11 @@ from aegis_fl_coordinator.runfile import (
 )
 from aegis_fl_coordinator.serverapp.grid import FastGrid
 from aegis_fl_coordinator.serverapp.link import Link, link_for
-from aegis_fl_coordinator.serverapp.mixin import Coordinated, Evaluate
+from aegis_fl_coordinator.serverapp.mixin import Coordinated, Evaluate, Remembering
+from aegis_fl_coordinator.serverapp.strategies import make_strategy
 
 DESCRIPTION_VERSION: Final = 1
 CHECKPOINTS: Final = "checkpoints"
-
-
-def fed_avg(min_nodes: int) -> FedAvg:
-    """Return Federated Averaging that trains on every node, evaluates on none, and needs *min_nodes*."""
-    return FedAvg(
-        fraction_evaluate=0.0,
-        min_train_nodes=min_nodes,
-        min_evaluate_nodes=0,
-        min_available_nodes=min_nodes,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +50,16 @@ class AppSpec:
         initial: Parameters to start from.
         evaluate: Measures a model on data that the server holds; names to finite numbers.
         export: Turns the last parameters into a model file; called once, at the end.
-        strategy: Makes the strategy for the least number of nodes. Federated evaluation is off by default: it
-            costs as much as training.
+        strategy: Makes the app's own strategy for the least number of nodes, for runs that name none. If
+            None, Federated Averaging without federated evaluation, which costs as much as training.
         train_config: What every site gets with each round.
-        round_timeout: How long a round may take, in seconds; late answers are dropped.
+        round_timeout: How long a round may take when the run does not say it, in seconds.
     """
 
     initial: ArrayRecord
     evaluate: Evaluate | None = None
     export: Callable[[ArrayRecord], ExportedArrays] | None = None
-    strategy: Callable[[int], Strategy] = fed_avg
+    strategy: Callable[[int], Strategy] | None = None
     train_config: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     round_timeout: float = 600.0
 
@@ -95,23 +86,33 @@ def train(grid: Grid, folder: Path, spec: AppSpec, link: Link) -> None:
     def allowed() -> Iterable[int]:
         return nodes().keys()
 
+    aggregation = run.aggregation
+    timeout = aggregation.round_timeout or spec.round_timeout
     strategy = Coordinated(
-        spec.strategy(run.min_nodes),
+        make_strategy(aggregation, min_nodes=run.min_nodes, own=spec.strategy),
+        run=run,
         link=link,
         checkpoints=folder / CHECKPOINTS,
         node_name=lambda node: nodes().get(node, ""),
         evaluate=spec.evaluate,
+        round_timeout=timeout,
+        nodes=grid if isinstance(grid, Remembering) else None,
     )
-    result = strategy.start(
-        grid=FastGrid(grid, allowed=allowed),
-        initial_arrays=spec.initial,
-        num_rounds=run.rounds,
-        timeout=spec.round_timeout,
-        train_config=ConfigRecord(dict(spec.train_config)),
-        evaluate_fn=strategy.finish_round,
-    )
+    resumed = strategy.resume()
+    arrays = spec.initial if resumed is None else resumed
+    left = run.rounds - strategy.done
+    if left > 0:
+        result = strategy.start(
+            grid=FastGrid(grid, allowed=allowed),
+            initial_arrays=arrays,
+            num_rounds=left,
+            timeout=timeout,
+            train_config=ConfigRecord(dict(spec.train_config)),
+            evaluate_fn=strategy.finish_round,
+        )
+        arrays = result.arrays
     if spec.export is not None:
-        _write_model(folder, spec.export(result.arrays), strategy.metrics, run)
+        _write_model(folder, spec.export(arrays), strategy.metrics, run)
 
 
 def _write_model(folder: Path, model: ExportedArrays, metrics: Mapping[str, float], run: RunFile) -> None:

@@ -1,23 +1,38 @@
-"""A Grid that polls faster than Flower's own and shows a run only the nodes that belong to it."""
+"""The Grid of a run: only its own nodes, quick answers, and a name for every node that is late."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, Protocol, runtime_checkable
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 _POLL_S: Final = 0.2
+LATE: Final = 70
+"""Code of the error that stands for a node that did not answer in time; Flower's own are below."""
+
+
+@runtime_checkable
+class Local(Protocol):
+    """A grid whose nodes are on this machine: nobody has to poll, and a node can be stopped."""
+
+    def wait(self, message_ids: Collection[str], timeout: float | None) -> None:
+        """Return when all replies are there, or after *timeout* seconds."""
+        ...
+
+    def cancel(self, message_ids: Collection[str]) -> None:
+        """Stop the work on these messages."""
+        ...
 
 
 class FastGrid(Grid):
     """Wraps a grid by its public push and pull; Flower's own polls every 3 s.
 
     Args:
-        grid: Flower's grid.
+        grid: Flower's grid, or one that is `Local`.
         allowed: Returns the ids of the nodes that may take part now.
         poll: Time between two polls, in seconds.
     """
@@ -55,13 +70,56 @@ class FastGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        waiting = {message_id for message_id in self._grid.push_messages(messages) if message_id}
+        sent = list(messages)
+        pushed = zip(self._grid.push_messages(sent), sent, strict=True)
+        waiting = {message_id: message for message_id, message in pushed if message_id}
         end = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
-        while waiting and (end is None or time.monotonic() < end):
+        while waiting:
             found = list(self._grid.pull_messages(waiting))
             replies += found
-            waiting -= {message.metadata.reply_to_message_id for message in found}
-            if waiting:
-                time.sleep(self._poll)
-        return replies
+            for message in found:
+                waiting.pop(message.metadata.reply_to_message_id, None)
+            if not waiting or (end is not None and time.monotonic() >= end):
+                break
+            self._wait(waiting, end)
+        if waiting and isinstance(self._grid, Local):
+            self._grid.cancel(waiting)
+        return [*replies, *(_late(message, timeout) for message in waiting.values())]
+
+    def _wait(self, waiting: Collection[str], end: float | None) -> None:
+        left = None if end is None else max(end - time.monotonic(), 0.0)
+        if isinstance(self._grid, Local):
+            self._grid.wait(waiting, left)
+        else:
+            time.sleep(self._poll if left is None else min(self._poll, left))
+
+
+def _late(message: Message, timeout: float | None) -> Message:
+    return Message(Error(code=LATE, reason=f"no answer within {timeout:g} s"), reply_to=message)
+
+
+class NotEnoughNodes(Exception):
+    """The strategy waits for more nodes than there are, longer than a round may last."""
+
+
+class PatientGrid(FastGrid):
+    """For a strategy that samples: Flower's waits for ever when nodes have gone; here it does not.
+
+    Args:
+        grid: The run's grid.
+        patience: How long nodes may be missing, in seconds.
+    """
+
+    def __init__(self, grid: Grid, *, patience: float) -> None:
+        super().__init__(grid, allowed=grid.get_node_ids)
+        self._patience = patience
+        self._end = time.monotonic() + patience
+
+    def get_node_ids(self) -> list[int]:
+        found = list(self._grid.get_node_ids())
+        if time.monotonic() > self._end:
+            raise NotEnoughNodes(
+                f"the strategy waited {self._patience:g} s for more than the {len(found)} nodes online"
+            )
+        return found
