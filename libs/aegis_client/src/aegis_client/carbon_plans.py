@@ -57,6 +57,7 @@ class ForecastPart:
         source: Provider of the values, or `aegis` for a forecast made from the zone's history.
         quality: `ACTUAL`, `FORECAST`, `STALE` or `SYNTHETIC`.
         issue_time: When they were given or made.
+        band_source: Whose past errors the band rests on: the source, or `aegis`; empty where it is a guess.
     """
 
     start_time: datetime | None
@@ -64,6 +65,7 @@ class ForecastPart:
     source: str
     quality: str
     issue_time: datetime | None
+    band_source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +254,7 @@ def _read_forecast(answer: pb.GetForecastResponse) -> Forecast:
                 source=part.source,
                 quality=enum_name(carbon_pb.Quality, part.quality),
                 issue_time=moment(part, "issue_time"),
+                band_source=part.band_source,
             )
             for part in answer.parts
         ),

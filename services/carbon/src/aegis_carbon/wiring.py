@@ -21,6 +21,7 @@ from aegis_carbon.domain.outlooks import OutlookLookup
 from aegis_carbon.domain.planning import Planning
 from aegis_carbon.domain.providers import IntensityCache, IntensityProvider, ZoneFinder
 from aegis_carbon.domain.resolving import ZoneResolver
+from aegis_carbon.domain.scores import ForecastScores
 from aegis_carbon.settings import IntensitySettings
 from aegis_carbon.sources import Workshop, make_providers
 from aegis_common.clock import Clock, utc_now
@@ -72,7 +73,9 @@ async def carbon(
         asking = Asking(cache, policy=policy, clock=clock, observer=counters)
         stack.push_async_callback(asking.close)
         lookup = IntensityLookup(providers, asking, policy=policy, clock=clock)
-        outlooks = OutlookLookup(providers, asking, policy=policy, clock=clock)
+        scores = ForecastScores()
+        counters.observe(asking.breaker, scores)
+        outlooks = OutlookLookup(providers, asking, policy=policy, clock=clock, scores=scores)
         planning = Planning(catalog, outlooks, clock=clock)
         advisor = CarbonAdvisor(catalog, lookup, outlooks, planning, clock=clock, observer=counters)
         finders = [cast("ZoneFinder", provider) for provider in providers if provider.capabilities.finds]

@@ -121,6 +121,7 @@ def _part(part: OutlookPart) -> pb.ForecastPart:
         source=part.source,
         quality=QUALITIES[part.quality],
         issue_time=timestamp(part.issued_at),
+        band_source=part.band_from,
     )
 
 

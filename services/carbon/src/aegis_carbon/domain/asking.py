@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
+from aegis_carbon.domain.breaker import BREAKER_OPEN, LONGEST_PAUSE, Breaker
 from aegis_carbon.domain.providers import CacheEntry, CacheKey, IntensityCache, Observer, ProviderError
 from aegis_common.clock import Clock
 
@@ -17,8 +18,6 @@ T = TypeVar("T")
 NO_DATA: Final = "NO_DATA"
 TIMEOUT: Final = "TIMEOUT"
 UNEXPECTED: Final = "UNEXPECTED"
-LONGEST_PAUSE: Final = timedelta(hours=1)
-"""A provider is asked again after this time at the latest, whatever its Retry-After said."""
 _POLL_S: Final = 0.05
 
 _log = logging.getLogger(__name__)
@@ -70,6 +69,7 @@ class Asking:
         self._policy = policy
         self._clock = clock
         self._observer = observer
+        self.breaker: Final = Breaker(pause=policy.pause, clock=clock)
         self._flights: dict[CacheKey, asyncio.Task[CacheEntry[Any]]] = {}
 
     async def entry(
@@ -101,17 +101,23 @@ class Asking:
     async def at_once(
         self, key: CacheKey, question: Question[T], seen: CacheEntry[T] | None = None
     ) -> CacheEntry[T]:
-        """Ask the provider once; a failure keeps the last good value."""
+        """Ask the provider once, if its breaker lets; a failure keeps the last good value."""
         last = seen.value if seen else None
-        fault, pause = NO_DATA, self._policy.pause
+        closed = self.breaker.closed_until(key.provider)
+        if closed is not None:
+            return CacheEntry(last, closed, BREAKER_OPEN)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        fault, pause, told = NO_DATA, self._policy.pause, None
         try:
             async with asyncio.timeout(self._policy.budget.total_seconds()):
                 found = await question.ask(last)
             if found is not None:
-                self._observer.asked(key, "ok")
+                self._noted(key, "", loop.time() - begun)
                 return CacheEntry(found, question.ask_after(found))
         except ProviderError as error:
-            fault, pause = error.fault, min(LONGEST_PAUSE, error.retry_after or pause)
+            fault, told = error.fault, error.retry_after
+            pause = min(LONGEST_PAUSE, told or pause)
             _log.warning("provider %s failed for zone %s: %s", key.provider, key.zone, error)
         except TimeoutError:
             fault = TIMEOUT
@@ -120,8 +126,12 @@ class Asking:
             # A fault in an adapter must not hold up the work that waits for a decision.
             fault = UNEXPECTED
             _log.exception("provider %s broke on zone %s", key.provider, key.zone)
-        self._observer.asked(key, fault.lower())
+        self._noted(key, fault, loop.time() - begun, told)
         return CacheEntry(last, self._clock() + pause, fault)
+
+    def _noted(self, key: CacheKey, fault: str, seconds: float, told: timedelta | None = None) -> None:
+        self._observer.asked(key, fault.lower() or "ok", seconds)
+        self.breaker.note(key.provider, fault, told)
 
     async def close(self) -> None:
         """Stop the questions that are under way."""

@@ -15,6 +15,8 @@ from aegis_carbon.domain.forecast import USEFUL_DAYS
 from aegis_carbon.domain.known import Known
 from aegis_carbon.domain.outlook import Outlook, outlook
 from aegis_carbon.domain.providers import CacheEntry, CacheKey, IntensityProvider, Topic
+from aegis_carbon.domain.scores import ForecastScores
+from aegis_carbon.domain.timeseries import Values
 from aegis_common.clock import Clock
 
 LONGEST_DAYS: Final = 7
@@ -39,11 +41,19 @@ class OutlookLookup:
         asking: Puts the questions.
         policy: How long answers last.
         clock: Present time.
+        scores: Keeps forecasts, and scores them when measured values arrive.
     """
 
     def __init__(
-        self, providers: Iterable[IntensityProvider], asking: Asking, *, policy: LookupPolicy, clock: Clock
+        self,
+        providers: Iterable[IntensityProvider],
+        asking: Asking,
+        *,
+        policy: LookupPolicy,
+        clock: Clock,
+        scores: ForecastScores,
     ) -> None:
+        self._scores = scores
         self._providers = {provider.name: provider for provider in providers}
         self._asking = asking
         self._policy = policy
@@ -99,9 +109,18 @@ class OutlookLookup:
         making = self._made.get(key)
         if making is None:
             until = now + reach * series.day
-            making = self._begun(key, partial(outlook, past, ahead, now=now, until=until))
+            if past is not None:
+                self._scores.measured(past)
+            errors = None if ahead is None else self._errors(ahead, series.step, now, until)
+            make = partial(outlook, past, ahead, now=now, until=until, errors=errors)
+            making = self._begun(key, make)
         # Shielded: it is made once for all callers, also for those that stay when this one goes.
         return await asyncio.shield(making)
+
+    def _errors(self, ahead: Known, step: timedelta, now: datetime, until: datetime) -> Values:
+        """Return what the provider's own forecasts got wrong of late."""
+        slots = -((now - until) // step) + 1
+        return self._scores.errors(ahead.series.zone, ahead.source, step, slots)
 
     def _begun(self, key: _Key, make: Callable[[], Outlook]) -> asyncio.Task[Outlook]:
         """Make an outlook off the loop, for it takes some ten milliseconds; a failure is not kept."""
@@ -112,6 +131,8 @@ class OutlookLookup:
         def forget(task: asyncio.Task[Outlook]) -> None:
             if task.cancelled() or task.exception() is not None:
                 self._made.pop(key, None)
+            else:
+                self._scores.given(task.result())
 
         making.add_done_callback(forget)
         return making

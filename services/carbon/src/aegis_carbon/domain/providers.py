@@ -191,7 +191,7 @@ class IntensityCache(Protocol):
 class Observer(Protocol):
     """Counts what happens."""
 
-    def asked(self, key: CacheKey, outcome: str) -> None:
-        """A provider was asked; *outcome* is `ok`, `no_data` or the fault."""
+    def asked(self, key: CacheKey, outcome: str, seconds: float) -> None:
+        """A provider was asked and took so long; *outcome* is `ok`, `no_data` or the fault."""
 
     def decided(self, decision: Decision) -> None: ...
