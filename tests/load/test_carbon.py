@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from load.carbon import paper, skill
+from load.carbon import paper, project, skill
 from load.carbon.measured import read_measured
 
 from aegis_carbon.domain.timeseries import IntensitySeries
@@ -31,6 +31,21 @@ def test_the_planner_meets_the_published_figures(germany: IntensitySeries) -> No
     assert nightly == pytest.approx(paper.NIGHTLY[16], abs=paper.TOLERANCE)
     assert whole == pytest.approx(paper.PROJECT["semi-weekly", "whole", 0.05], abs=paper.TOLERANCE)
     assert split == pytest.approx(paper.PROJECT["next workday", "split", 0.0], abs=paper.TOLERANCE)
+
+
+def test_the_project_keeps_much_of_the_oracles_saving_with_a_forecast_of_the_past_alone(
+    germany: IntensitySeries,
+) -> None:
+    """The least figures are those of a profile of seven days with one fading difference."""
+    experiment = paper.Experiment(germany)
+    found = project.Project(germany, experiment).outcomes("next workday")
+
+    oracle = experiment.project("next workday", "split", 0.0, strict=True)
+    assert oracle == pytest.approx(found[project.ORACLE, "split"].saved, abs=paper.TOLERANCE)
+    assert 3.66 < found[project.ONCE, "whole"].saved < found[project.ORACLE, "whole"].saved
+    assert 4.83 < found[project.ONCE, "split"].saved < oracle
+    assert 5.65 < found[project.RENEWED, "split"].saved < oracle
+    assert 0 == found[project.ORACLE, "split"].worse < found[project.RENEWED, "split"].worse < 25
 
 
 def test_the_forecast_captures_what_is_required(germany: IntensitySeries) -> None:

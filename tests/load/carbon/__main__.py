@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from load.bench_planner import BENCH
-from load.carbon import paper, skill
+from load.carbon import paper, project, skill
 from load.carbon.measured import read_measured, slots
 from load.harness import run, tables
 
@@ -41,7 +41,9 @@ def main() -> int:
         say("\n" + "\n".join(tables(report)))
         missed += report.missed
     if "paper" in parts:
-        missed += paper.table(series, say, published=_is_german(options.series))
+        experiment = paper.Experiment(series)
+        missed += paper.table(experiment, say, published=_is_german(options.series))
+        project.table(series, experiment, say)
     for line in missed:
         say(f"MISSED: {line}")
     return 1 if missed else 0

@@ -49,10 +49,15 @@ _SATURDAY: Final = 5
 
 
 class Experiment:
-    """One zone's year."""
+    """One zone's year.
+
+    Attributes:
+        first: Number of its first slot in the series.
+    """
 
     def __init__(self, series: IntensitySeries) -> None:
         first = datetime(YEAR, 1, 1, tzinfo=UTC)
+        self.first: Final = series.index(first)
         self._values = series.between(first, series.end).values.copy()
         self._weekday = first.weekday()
         self._days = (datetime(YEAR + 1, 1, 1, tzinfo=UTC) - first).days
@@ -72,6 +77,11 @@ class Experiment:
         seeds = range(SEEDS if error else 1)
         then = np.mean([self._emitted(rule, mode, error, seed, strict=strict) for seed in seeds])
         return float(100 * (1 - then / now))
+
+    def windows(self, rule: str) -> Iterator[tuple[int, int, int]]:
+        """Yield start, duration and time until the deadline of each job, in slots of the year."""
+        for start, duration in self._jobs:
+            yield start, duration, duration + self._slack(start + duration, rule)
 
     def _noisy(self, error: float, seed: int) -> Values:
         if not error:
@@ -132,15 +142,15 @@ class Experiment:
         return _NINE - slot if slot < _NINE else 0
 
 
-def table(series: IntensitySeries, say: Callable[[str], None], *, published: bool) -> list[str]:
+def table(experiment: Experiment, say: Callable[[str], None], *, published: bool) -> list[str]:
     """Print the experiments; return which figures differ from the published ones.
 
     Args:
-        series: Measured intensities of 2020.
+        experiment: Of a zone's 2020.
         say: Prints a line.
-        published: Whether *series* is the German one, whose figures are known.
+        published: Whether the zone is Germany, whose figures are known.
     """
-    experiment, missed = Experiment(series), []
+    missed: list[str] = []
 
     def compared(name: str, ours: float, theirs: float | None) -> str:
         if theirs is None or not published:
