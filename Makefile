@@ -20,6 +20,7 @@ MANIFESTS := constraints.txt pyproject.toml $(wildcard libs/*/pyproject.toml ser
 T ?=
 B ?=
 SERIES ?= ../shared/data/carbon/germany_2020.csv
+MNIST ?= ../shared/data/mnist/mnist.npz
 
 .PHONY: help
 help: ## Print this help
@@ -97,7 +98,7 @@ buf: $(BUF) ## Lint the protos, and refuse a change that breaks clients
 baseline: $(VENV)/.dev ## At a release: make today's protos the ones that must not break
 	$(BIN)/python protos/baseline.py protos/gen/aegis/descriptors.binpb protos/baseline.binpb
 
-.PHONY: test test-long soak bench bench-carbon demo quickstart up clean
+.PHONY: test test-long soak bench bench-carbon bench-fl demo quickstart up clean
 test: $(VENV)/.dev ## Set up and run the tests (T=path runs a part)
 	$(BIN)/pytest -q -m 'not long and not soak' --timeout 300 $(T)
 
@@ -109,6 +110,9 @@ bench: $(VENV)/.bench ## Run the benches beside their peers and print tables (B=
 
 bench-carbon: $(VENV)/.dev ## Print what carbon-aware placement saves on a measured year (SERIES=file.csv, B="forecast planner paper")
 	PYTHONPATH=tests $(BIN)/python -m load.carbon $(SERIES) $(B)
+
+bench-fl: $(VENV)/.dev ## Print how federated runs learn, beside the published figures (MNIST=file.npz, B="iid killed poisoned")
+	PYTHONPATH=tests $(BIN)/python -m load.fl $(MNIST) $(B) --series $(SERIES)
 
 soak: $(VENV)/.dev ## Kill agents, Redis and tools under 10,000 jobs, and check that nothing is lost
 	$(BIN)/pytest -q -s -m soak $(T)

@@ -280,6 +280,22 @@ def test_a_command_of_a_missing_package_names_it(aegis: Aegis, monkeypatch: pyte
     assert "pip install aegis-local" in aegis.err
 
 
+def test_a_group_takes_a_command_of_another_package_and_names_a_missing_one(
+    aegis: Aegis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(lazy, "_external", asked.append)
+
+    assert aegis("fl", "simulate", "digits", "--nodes", "3") == 2
+    assert "`aegis fl simulate` comes with another package" in aegis.err
+    assert "pip install aegis-fl-coordinator" in aegis.err
+    assert asked == ["fl simulate"]
+
+    assert aegis("fl", "--help") == 0
+    assert "simulate  Train over virtual nodes on this machine." in aegis.out
+    assert "watch     Follow a run to its end" in aegis.out
+
+
 @pytest.mark.parametrize(("error", "expected"), [(PermissionDenied("no"), 3), (Unauthenticated("who?"), 3)])
 def test_a_failure_of_another_package_has_its_exit_code(
     aegis: Aegis, monkeypatch: pytest.MonkeyPatch, error: AegisError, expected: int

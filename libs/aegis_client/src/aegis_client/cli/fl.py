@@ -1,4 +1,4 @@
-"""`aegis fl`: run, watch, list, get, cancel, nodes."""
+"""`aegis fl`: run, watch, list, get, cancel, nodes, simulate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegis_client.cli import nodes
+from aegis_client.cli.lazy import ExtendedGroup, Known
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.progress import view
 from aegis_client.cli.run_text import round_line, state_line
@@ -18,7 +19,19 @@ if TYPE_CHECKING:
     from aegis_client.client import Client
     from aegis_client.training import TrainingRun
 
-app = typer.Typer(help="Run and follow federated training.", no_args_is_help=True, rich_markup_mode=None)
+
+class _FlGroup(ExtendedGroup):
+    known = {  # noqa: RUF012  # click reads it from instances
+        "simulate": Known("Train over virtual nodes on this machine.", distribution="aegis-fl-coordinator"),
+    }
+
+
+app = typer.Typer(
+    cls=_FlGroup,
+    help="Run and follow federated training.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(nodes.app, name="nodes")
 
 

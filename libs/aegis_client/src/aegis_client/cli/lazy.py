@@ -58,6 +58,32 @@ class LazyGroup(TyperGroup):
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
+class ExtendedGroup(TyperGroup):
+    """Its own commands, and those of `known` that come with other distributions.
+
+    The entry point of such a command is called by the whole of it, for example `fl simulate`.
+    """
+
+    known: Mapping[str, Known] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *self.known]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self.known.get(cmd_name)
+        if entry is None:
+            return super().get_command(ctx, cmd_name)
+        whole = f"{self.name} {cmd_name}"
+        command = _external(whole) or _missing(whole, entry)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        own = [(name, self.commands[name].get_short_help_str(formatter.width)) for name in self.commands]
+        with formatter.section("Commands"):
+            formatter.write_dl([*own, *((name, entry.help) for name, entry in self.known.items())])
+
+
 def _external(name: str) -> click.Command | None:
     from importlib.metadata import entry_points
 

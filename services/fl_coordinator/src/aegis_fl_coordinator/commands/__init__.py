@@ -1,0 +1,1 @@
+"""Commands of `aegis` that come with the coordinator; each module holds one Typer app."""

@@ -1,0 +1,86 @@
+"""`aegis fl simulate`: a training app over virtual nodes on this machine, without any service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from aegis_fl_coordinator.domain.run import ConfigValue
+
+app = typer.Typer(help="Run a training app over virtual nodes on this machine.", add_completion=False)
+
+
+@app.command()
+def simulate(
+    source: Annotated[
+        str, typer.Argument(metavar="APP", help="Folder of a Flower app, or the name of a bundled one.")
+    ],
+    nodes: Annotated[int, typer.Option(min=1, max=10_000, help="Virtual nodes.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds.")] = 3,
+    strategy: Annotated[str, typer.Option(help="Strategy, for example FedMedian, or module:Class.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the strategy; repeat it.")
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Part of the nodes that a round trains on, above 0 to 1.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Client processes. 0: one for each core.")] = 0,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A value of the app's own configuration; repeat it."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Keep checkpoints, logs and the model here; what was cut off goes on from there."),
+    ] = None,
+    output: Annotated[str, typer.Option(help="text, or json: one line for each round.")] = "text",
+) -> None:
+    """Train and print each round. The app runs as you, on this machine."""
+    from aegis_fl_coordinator.domain.strategies import Aggregation
+    from aegis_fl_coordinator.simulation import Simulation, simulated
+
+    if fraction is not None and not 0 < fraction <= 1:
+        raise typer.BadParameter(f"{fraction} is out of range: above 0, at most 1", param_hint="--fraction")
+    wanted = Simulation(
+        app=source,
+        nodes=nodes,
+        rounds=rounds,
+        aggregation=Aggregation(strategy, _pairs(parameter, "--parameter"), fraction),
+        config=_pairs(config, "--config"),
+        seed=seed,
+        workers=workers,
+    )
+    with simulated(wanted, folder) as run:
+        for report in run.rounds():
+            typer.echo(json.dumps(report) if output == "json" else _line(report, rounds))
+        if run.model is not None and folder is not None and output != "json":
+            typer.echo(f"model: {run.model}")
+
+
+def _line(report: dict[str, Any], rounds: int) -> str:
+    metrics = "  ".join(f"{name} {value:.4g}" for name, value in sorted(report.get("metrics", {}).items()))
+    line = f"round {report['number']}/{rounds}  {metrics}  nodes {report.get('node_results', 0)}"
+    if "epsilon" in report:
+        line += f"  epsilon {report['epsilon']:.3g}"
+    for failed in report.get("node_failures", ()):
+        line += f"\n  {failed.get('node', 'a node')}: {failed['message']}"
+    return line
+
+
+def _pairs(pairs: list[str] | None, option: str) -> dict[str, ConfigValue]:
+    found: dict[str, ConfigValue] = {}
+    for pair in pairs or ():
+        name, sign, text = pair.partition("=")
+        if not (name and sign):
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found[name] = value if isinstance(value, bool | int | float | str) else text
+    return found

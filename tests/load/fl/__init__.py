@@ -1,0 +1,1 @@
+"""The learning effect of federated runs, measured: `make bench-fl`."""
