@@ -39,3 +39,12 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def durable(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that keeps what it acknowledges."""
+    server = RedisServer(tmp_path / "durable", append_only=True)
+    server.start()
+    yield server
+    server.stop()

@@ -29,19 +29,25 @@ def page(
     Raises:
         InvalidPageToken: The token is broken or belongs to another query.
     """
-    after = _decode(token, query) if token else None
+    after = place_of(token, query) if token else None
     rest = [item for item in items if after is None or key(item) > after]
     count = size or DEFAULT_PAGE_SIZE
     found = rest[:count]
-    return found, _encode(key(found[-1]), query) if len(rest) > count else ""
+    return found, token_of(key(found[-1]), query) if len(rest) > count else ""
 
 
-def _encode(after: str, query: str) -> str:
+def token_of(after: str, query: str) -> str:
+    """Return the token of the page of *query* that begins after the item *after*."""
     text = json.dumps([_digest(query), after], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _decode(token: str, query: str) -> str:
+def place_of(token: str, query: str) -> str:
+    """Return the item that the page begins after.
+
+    Raises:
+        InvalidPageToken: The token is broken or belongs to another query.
+    """
     try:
         digest, after = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, TypeError) as error:

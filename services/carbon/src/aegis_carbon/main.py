@@ -8,9 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
+from aegis.carbon.v1 import ledger_service_pb2_grpc as ledger_grpc
 from aegis.carbon.v1 import plan_service_pb2_grpc as plan_grpc
+from aegis_carbon.adapters.ledger_servicer import LedgerServicer
 from aegis_carbon.adapters.plan_servicer import PlanServicer
 from aegis_carbon.adapters.servicer import CarbonServicer
+from aegis_carbon.ledger import ledger_of
 from aegis_carbon.settings import Settings
 from aegis_carbon.wiring import Carbon, carbon
 from aegis_common.clock import Clock, utc_now
@@ -37,6 +40,10 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
         await stack.enter_async_context(_kept_warm(built, settings))
         servicer = CarbonServicer(built.advisor, built.resolver, clock=clock)
         planner = PlanServicer(built.planning)
+        opened = await stack.enter_async_context(ledger_of(built, settings, meter=telemetry.meter))
+        ledger = LedgerServicer(
+            opened.ledger if opened else None, opened.store if opened else None, clock=clock
+        )
         yield await stack.enter_async_context(
             serving(
                 settings,
@@ -44,6 +51,7 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
                 add=[
                     (carbon_grpc.add_CarbonServiceServicer_to_server, servicer),
                     (plan_grpc.add_PlanServiceServicer_to_server, planner),
+                    (ledger_grpc.add_LedgerServiceServicer_to_server, ledger),
                 ],
                 telemetry=telemetry,
             )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -165,6 +165,35 @@ class _OriginalVariables(EnvSettingsSource):
         }
 
 
+class PowerSettings(BaseModel):
+    """What turns usage into energy, and what the hardware took to make."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pue: float | None = Field(default=None, ge=1, le=10)
+    """Energy of the building per energy of its computers. If omitted, 1.2, within 1.0 to 1.6."""
+    cpu_tdp_w: float | None = Field(default=None, gt=0, le=10_000)
+    """Thermal design power of a processor, in watts; with `cpu_threads` it makes the power of a busy core,
+    within -50 to +30 %. If omitted, 4 W, within 1 to 12 W."""
+    cpu_threads: int | None = Field(default=None, ge=1, le=10_000)
+    """Threads of that processor."""
+    watts_per_gib: float | None = Field(default=None, ge=0, le=100)
+    """Power of a GiB of memory, within -50 to +50 %. If omitted, 0.38 W, within 0.1 to 0.8 W."""
+    embodied_kg: float | None = Field(default=None, ge=0, le=1e6)
+    """Emissions of making one server, in kg of CO2-equivalent. If omitted, SCI is without them."""
+    lifespan: timedelta = Field(default=timedelta(days=4 * 365), gt=timedelta(0))
+    """How long a server is used."""
+    cores: int | None = Field(default=None, ge=1, le=100_000)
+    """Cores of that server; goes with `embodied_kg`."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        for one, other in (("cpu_tdp_w", "cpu_threads"), ("embodied_kg", "cores")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"{one} and {other} go together")
+        return self
+
+
 class Settings(IntensitySettings, ServiceSettings):
     """Settings of the service: where intensities come from, and what every service needs."""
 
@@ -176,5 +205,15 @@ class Settings(IntensitySettings, ServiceSettings):
 
     store_check: Literal["strict", "warn"] = "strict"
     """What to do about a `redis_url` that may lose writes: keep no ledger there, or only warn."""
+    power: PowerSettings = PowerSettings()
+    """Turns usage into energy, as JSON."""
+    ledger_retention: Seconds = Field(
+        default=timedelta(days=90), ge=timedelta(days=32), le=timedelta(days=3660)
+    )
+    """How long an entry of the ledger is kept; it stays in the daily sums for 3 years."""
+    max_ledger_entries: int = Field(default=200_000, ge=1000, le=100_000_000)
+    """Most entries of a tenant; beyond, the oldest go. They stay in the daily sums."""
+    restate_every: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))
+    """How often entries are looked for that better intensities are out for."""
     refresh: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))
     """How often zones that were asked for in the last hour are looked at for a refresh in the background."""

@@ -9,6 +9,7 @@ from typing import Final
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from aegis_carbon.domain.breaker import Breaker
+from aegis_carbon.domain.ledger.entry import Entry
 from aegis_carbon.domain.providers import CacheKey
 from aegis_carbon.domain.schedule import Decision
 from aegis_carbon.domain.scores import ForecastScores, Score
@@ -112,3 +113,30 @@ class Counters:
 
 def _attributes(score: Score) -> dict[str, str]:
     return {"zone": score.zone, "source": score.source, "horizon": score.horizon}
+
+
+class LedgerCounters:
+    """Counts entries by method, statements, and what waiting saved."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._entries = meter.create_counter(
+            "carbon_ledger_entries", description="Usages recorded, by kind and energy method."
+        )
+        # Up and down: waiting made some work worse.
+        self._saved = meter.create_up_down_counter(
+            "carbon_ledger_saved_grams", description="Grams of CO2-equivalent saved by waiting; signed."
+        )
+        self._statements = meter.create_counter(
+            "carbon_ledger_restatements", description="Entries stated anew, by reason."
+        )
+
+    def recorded(self, entry: Entry) -> None:
+        usage = entry.usage
+        self._entries.add(1, {"kind": usage.kind.value, "method": usage.method.value})
+
+    def saved(self, grams: float) -> None:
+        if grams:
+            self._saved.add(grams)
+
+    def stated_anew(self, reason: str) -> None:
+        self._statements.add(1, {"reason": reason})

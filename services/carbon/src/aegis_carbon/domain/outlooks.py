@@ -92,9 +92,15 @@ class OutlookLookup:
             faults = dict.fromkeys(zone.providers, "neither forecast nor a day of history")
             raise no_intensity_data(zone.id, faults, retry_after=self._policy.pause) from error
 
-    async def past(self, zone: Zone, *, within: float) -> Known | None:
-        """Return what was measured of *zone*, by the first provider that has any of it; None if none has."""
-        return await self._first(zone, Topic.PAST, within)
+    async def past(self, zone: Zone, *, within: float, fresh: bool = False) -> Known | None:
+        """Return what was measured of *zone*, by the first provider that has any of it; None if none has.
+
+        Args:
+            zone: From the catalogue.
+            within: Seconds that the caller can wait.
+            fresh: Whether to wait for the answer to a question that is due, instead of taking the one before.
+        """
+        return await self._first(zone, Topic.PAST, within, fresh=fresh)
 
     async def _outlook(
         self, past: Known | None, ahead: Known | None, now: datetime, until: datetime
@@ -145,13 +151,13 @@ class OutlookLookup:
         issued = known.issued_at if self._providers[known.source].capabilities.live else None
         return issued, known.source, known.series.start, known.series.end
 
-    async def _first(self, zone: Zone, topic: Topic, within: float) -> Known | None:
+    async def _first(self, zone: Zone, topic: Topic, within: float, *, fresh: bool = False) -> Known | None:
         able = [name for name in zone.providers if self._can(name, topic)]
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         for index, name in enumerate(able):
             wait = max(0.0, deadline - loop.time()) / (len(able) - index)
-            found = await self._known(CacheKey(name, zone.id, topic), wait)
+            found = await self._known(CacheKey(name, zone.id, topic), wait, fresh=fresh)
             if found is not None:
                 return found
         return None
@@ -160,12 +166,12 @@ class OutlookLookup:
         able = self._providers[name].capabilities
         return bool(able.history if topic is Topic.PAST else able.forecast)
 
-    async def _known(self, key: CacheKey, wait: float) -> Known | None:
+    async def _known(self, key: CacheKey, wait: float, *, fresh: bool) -> Known | None:
         question = self._past(key) if key.topic is Topic.PAST else self._ahead(key)
         if not self._providers[key.provider].capabilities.live:
             return (await self._asking.at_once(key, question)).value
         entry = await self._asking.answer(
-            key, question, wait=wait, enough=lambda entry: entry.value is not None
+            key, question, wait=wait, enough=lambda entry: entry.value is not None and not fresh
         )
         return entry.value if entry is not None else None
 

@@ -1,0 +1,1 @@
+"""What work used, what that emitted, and what waiting saved."""
