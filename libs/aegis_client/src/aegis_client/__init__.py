@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from aegis_client.artifact_forms import Artifact
     from aegis_client.carbon import Intensity, ScheduleDecision, ScheduleWindow, Zone
+    from aegis_client.carbon_ledger import CarbonStatement, ReportRow, Usage, UsageEntry
     from aegis_client.carbon_places import ResolvedZone, ZoneResolution
     from aegis_client.carbon_plans import (
         Forecast,
@@ -63,6 +64,7 @@ __all__ = [
     "Artifact",
     "AsyncClient",
     "Cancelled",
+    "CarbonStatement",
     "Client",
     "DataLoss",
     "DeadlineExceeded",
@@ -96,6 +98,7 @@ __all__ = [
     "Publisher",
     "PublisherKey",
     "ReplicaStatus",
+    "ReportRow",
     "ResolvedZone",
     "ResourceExhausted",
     "RetryPolicy",
@@ -114,6 +117,8 @@ __all__ = [
     "TrainingRun",
     "Unauthenticated",
     "Unavailable",
+    "Usage",
+    "UsageEntry",
     "UsageError",
     "Zone",
     "ZoneResolution",
@@ -131,6 +136,7 @@ _ERRORS: Final = (
 _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",
+    "carbon_ledger": "CarbonStatement ReportRow Usage UsageEntry",
     "carbon_places": "ResolvedZone ZoneResolution",
     "carbon_plans": "Forecast ForecastPart ForecastSlot PastSlot Plan PlanSpan PlannedJob",
     "client": "AsyncClient Client",

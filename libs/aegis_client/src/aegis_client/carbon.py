@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
+from aegis_client.carbon_ledger import record_usage_operation, report_listing, usage_operation
 from aegis_client.carbon_places import resolve_operation
 from aegis_client.carbon_plans import forecast_operation, plan_operation, plans_operation
 from aegis_client.core.operation import Listing, Operation, Page, method
@@ -240,6 +241,9 @@ class CarbonSurface:
     forecast = unary(forecast_operation)
     plan = unary(plan_operation)
     plans = unary(plans_operation)
+    record_usage = unary(record_usage_operation)
+    usage = unary(usage_operation)
+    report = stream(report_listing)
 
 
 class Carbon(CarbonSurface, SyncApi):

@@ -9,6 +9,7 @@ import typer
 from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.carbon_now import now
 from aegis_client.cli.carbon_plans import forecast, plan
+from aegis_client.cli.carbon_report import report
 from aegis_client.cli.carbon_run import run
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.places import Place, with_place
@@ -111,6 +112,7 @@ def intensity(
 app.command()(now)
 app.command()(forecast)
 app.command()(plan)
+app.command()(report)
 app.command()(run)
 
 

@@ -50,9 +50,10 @@ def run(
     """Run a command while power is clean, so that it has ended in time.
 
     It starts at the latest start whatever happens: also when nobody answers. Output, input and exit code
-    are the command's; signals are passed on. Messages go to stderr.
+    are the command's; signals are passed on. Messages go to stderr. What it used goes into the ledger.
     """
     from aegis_client.carbon_plans import PlannedJob
+    from aegis_client.cli.paced_ledger import CommandLedger
     from aegis_client.cli.paced_process import PacedProcess
     from aegis_client.cli.paced_session import PacedSession, PlanSource
     from aegis_client.pacing import Pacer
@@ -79,7 +80,8 @@ def run(
     if pacer.latest_start() < datetime.now(UTC):
         typer.echo("aegis: it cannot end in time: starting it at once", err=True)
     process = PacedProcess(command, on_suspend=on_suspend, on_resume=on_resume)
-    raise typer.Exit(PacedSession(pacer, process, source).run())
+    ledger = CommandLedger(state_of(ctx), datetime.now(UTC))
+    raise typer.Exit(PacedSession(pacer, process, source, ledger).run())
 
 
 def _positive(found: float | None, text: str) -> float:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _TIMEOUT_OF_A_HOOK_S: Final = 60.0
@@ -43,6 +43,7 @@ class PacedProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._since: float | None = None
         self._before_s = 0.0
+        self._spans: list[tuple[datetime, datetime]] = []
 
     @property
     def started(self) -> bool:
@@ -59,6 +60,11 @@ class PacedProcess:
         now = 0.0 if self._since is None else time.monotonic() - self._since
         return timedelta(seconds=self._before_s + now)
 
+    @property
+    def spans(self) -> list[tuple[datetime, datetime]]:
+        """Start and end, UTC, of the times in which it ran, in order."""
+        return [span for span in self._spans if span[0] < span[1]]
+
     def run(self) -> None:
         """Start it, or continue it; does nothing while it runs."""
         if self.running:
@@ -70,14 +76,13 @@ class PacedProcess:
             )
         else:
             self._change(signal.SIGCONT, self._on_resume)
-        self._since = time.monotonic()
+        self._go_on()
 
     def suspend(self) -> None:
         """Suspend it; does nothing while it is not running."""
         if self._since is None:
             return
-        self._before_s += time.monotonic() - self._since
-        self._since = None
+        self._pause()
         self._change(signal.SIGSTOP, self._on_suspend)
 
     def forward(self, number: int) -> None:
@@ -85,7 +90,7 @@ class PacedProcess:
         self._signal(number)
         if self._since is None:
             self._change(signal.SIGCONT, self._on_resume)
-            self._since = time.monotonic()
+            self._go_on()
 
     def wait(self, timeout_s: float) -> int | None:
         """Return the exit code once it has ended, 128 and more for a signal; None after *timeout_s*."""
@@ -96,7 +101,22 @@ class PacedProcess:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
+        self._pause()
         return code if code >= 0 else 128 - code
+
+    def _go_on(self) -> None:
+        self._since = time.monotonic()
+
+    def _pause(self) -> None:
+        """Take down the time that it ran."""
+        if self._since is None:
+            return
+        ran, self._since = time.monotonic() - self._since, None
+        self._before_s += ran
+        now = datetime.now(UTC)
+        begun = now - timedelta(seconds=ran)
+        # The wall clock may have been set meanwhile: spans stay in order.
+        self._spans.append((max([begun, *(end for _, end in self._spans[-1:])]), now))
 
     def _change(self, number: int, hook: str) -> None:
         if not hook:

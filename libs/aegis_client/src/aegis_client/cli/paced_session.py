@@ -16,6 +16,7 @@ import typer
 
 from aegis_client.carbon_plans import Plan, PlannedJob
 from aegis_client.cli.output import seconds, short
+from aegis_client.cli.paced_ledger import CommandLedger
 from aegis_client.cli.paced_process import PacedProcess
 from aegis_client.cli.places import Place
 from aegis_client.cli.sparkline import sparkline
@@ -32,10 +33,13 @@ _DRAWN_IN_S: Final = 1.0
 class PacedSession:
     """Runs *process* as *pacer* says, and shows how it stands."""
 
-    def __init__(self, pacer: Pacer, process: PacedProcess, service: PlanSource) -> None:
+    def __init__(
+        self, pacer: Pacer, process: PacedProcess, service: PlanSource, ledger: CommandLedger
+    ) -> None:
         self._pacer = pacer
         self._process = process
         self._service = service
+        self._ledger = ledger
         self._caught: list[int] = []
         self._course: Course | None = None
         self._line = _StatusLine()
@@ -56,6 +60,8 @@ class PacedSession:
                     self._course = Course(True, None, "a signal came")
                 if code is not None:
                     self._line.say(f"ended with {code} after {seconds(self._process.worked)} of work")
+                    if line := self._ledger.record(self._process, self._service.zone):
+                        self._line.say(line)
                     return code
 
     def _steer(self, now: datetime) -> None:
@@ -134,6 +140,7 @@ class PlanSource:
         self._state = state
         self._place = place
         self._zone = ""
+        self.zone = ""
         self.spark = ""
 
     def plan(self, job: PlannedJob, timeout_s: float) -> Plan:
@@ -143,6 +150,7 @@ class PlanSource:
                 self._zone = self._zone or self._place.zone(client)
                 job = replace(job, zones=[self._zone])
             found = client.carbon.plan(job, timeout=timeout_s)
+            self.zone = found.zone
             with suppress(AegisApiError):  # it is only drawn
                 expected = client.carbon.forecast(found.zone, timeout=_DRAWN_IN_S)
                 end = found.deadline or datetime.now(UTC)
