@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from aegis_carbon.domain.intensity import Signal
 from aegis_carbon.domain.ledger.emissions import Evidence, IntensityKind, Piece, emissions
-from aegis_carbon.domain.ledger.usage import Estimate
+from aegis_carbon.domain.ledger.entry import state
+from aegis_carbon.domain.ledger.usage import Energy, Estimate, Kind, Usage
 
 BEGIN: Final = datetime(2026, 1, 5, tzinfo=UTC)
 MINUTE: Final = timedelta(minutes=1)
@@ -102,3 +103,35 @@ def test_the_worst_kind_is_told() -> None:
 
     assert (IntensityKind.INHOUSE, ("ACTUAL", "INHOUSE")) == (found.kind, found.providers)
     assert not found.settled
+
+
+@pytest.mark.parametrize(("first", "later", "saved"), [(300, 100, 400.0), (100, 300, -400.0)])
+def test_a_saving_is_signed_and_the_counterfactual_runs_at_once(
+    first: float, later: float, saved: float
+) -> None:
+    usage = Usage(
+        id="one",
+        tenant="red",
+        kind=Kind.JOB,
+        start=at(30),
+        end=at(60),
+        zone="DE",
+        run_now_start=at(0),
+    )
+    evidence = Evidence([half_hours([first, later])], Signal.AVERAGE)
+    stated, settled = state(usage, Energy(KWH, 0.0), evidence, as_of=at(90), reason="recorded")
+
+    assert pytest.approx(saved) == stated.saved_grams
+    assert settled
+
+
+def test_without_all_of_the_counterfactual_no_saving_is_stated() -> None:
+    usage = Usage(
+        id="one", tenant="red", kind=Kind.JOB, start=at(30), end=at(60), zone="DE", run_now_start=at(0)
+    )
+    evidence = Evidence([half_hours([None, 100])], Signal.AVERAGE)
+    stated, settled = state(usage, Energy(KWH, 0.0), evidence, as_of=at(90), reason="recorded")
+
+    assert stated.grams is not None
+    assert stated.saved_grams is None
+    assert not settled

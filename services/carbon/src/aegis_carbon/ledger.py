@@ -12,7 +12,7 @@ from opentelemetry.metrics import Meter
 
 from aegis_carbon.adapters.ledger_store import Bounds, RedisLedger
 from aegis_carbon.adapters.metrics import LedgerCounters
-from aegis_carbon.domain.ledger.errors import LedgerUnavailable
+from aegis_carbon.domain.ledger.errors import LedgerNotConfigured, LedgerUnavailable
 from aegis_carbon.domain.ledger.ledger import Ledger
 from aegis_carbon.domain.ledger.sources import EvidenceSource
 from aegis_carbon.domain.ledger.store import LedgerStore
@@ -75,10 +75,27 @@ async def ledger_of(built: Carbon, settings: Settings, *, meter: Meter) -> Async
         observer=LedgerCounters(meter),
     )
     try:
-        async with Every(settings.restate_every, ledger.restate, name="ledger"):
+        async with Every(settings.restate_every, _Restating(ledger).once, name="ledger"):
             yield OpenLedger(ledger, store)
     finally:
         await client.aclose()
+
+
+class _Restating:
+    """States due entries anew; a store that is away or unfit is told once, until it is there again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._told = ""
+
+    async def once(self) -> None:
+        try:
+            await self._ledger.restate()
+            self._told = ""
+        except (LedgerNotConfigured, LedgerUnavailable) as error:
+            if error.reason != self._told:
+                _log.warning("the ledger is not kept: %s", error.message)
+            self._told = error.reason
 
 
 def power_model(settings: PowerSettings) -> PowerModel:
