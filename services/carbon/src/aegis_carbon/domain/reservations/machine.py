@@ -1,0 +1,232 @@
+"""The steps of a reservation: what time, its holder and its owner make of it; the caller has the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from aegis_carbon.domain.job import Span
+from aegis_carbon.domain.reservations.errors import ReservationEnded, StaleToken
+from aegis_carbon.domain.reservations.reservation import (
+    NO_TIME,
+    Event,
+    Kind,
+    Reason,
+    Reservation,
+    Signal,
+    State,
+)
+
+_STARTS = frozenset({Event.STARTED, Event.RESUMED})
+
+
+def due(item: Reservation, *, now: datetime, keep: timedelta) -> Reservation | None:
+    """Return what its time has made of it, or None while nothing is due."""
+    if not item.open or now < item.due:
+        return None
+    if item.state is not State.RUNNING:
+        return _told_to_run(item, now)
+    if len(item.spans) > 1:
+        return _told_to_pause(item, now)
+    end = item.spans[0].end if item.spans else now
+    message = "nothing was heard by the planned end, so that its end is assumed"
+    over = ended(item, State.FINISHED, message, now=end, keep=keep, assumed=True)
+    # After a long outage it is still kept for as long from when it was seen.
+    return replace(over, expires=now + keep)
+
+
+def _told_to_run(item: Reservation, now: datetime) -> Reservation:
+    late = now >= item.latest_start
+    if late:
+        kind, reason, message = (
+            Kind.DEADLINE,
+            Reason.LATEST_START,
+            "the latest start has come: run to the end",
+        )
+    else:
+        kind = Kind.RESUME if item.started else Kind.START
+        reason = Reason.PLANNED_SPAN if item.plan else Reason.NO_DATA
+        message = "a planned span begins" if item.plan else _no_data(item)
+    return _running(item, since=now, kind=kind, reason=reason, message=message, now=now, whole=late)
+
+
+def _no_data(item: Reservation) -> str:
+    return f"nothing is known of the grid: on_missing is {item.on_missing.value}"
+
+
+def _running(
+    item: Reservation,
+    *,
+    since: datetime,
+    kind: Kind,
+    reason: Reason,
+    message: str,
+    now: datetime,
+    whole: bool = False,
+) -> Reservation:
+    spans = _moved(item, since, whole=whole)
+    first = item.started is None
+    signal = Signal(
+        token=item.start_token if first else item.token + 1,
+        kind=kind,
+        reason=reason,
+        message=message,
+        time=now,
+        until=spans[0].end if len(spans) > 1 else None,
+    )
+    return replace(
+        item,
+        state=State.RUNNING,
+        message=message,
+        signal=signal,
+        spans=spans,
+        running_since=since,
+        started=item.started or since,
+    )
+
+
+def _moved(item: Reservation, since: datetime, *, whole: bool) -> tuple[Span, ...]:
+    """Return the spans of work that began at *since*; a late start does not shorten the work."""
+    planned = item.spans
+    if whole or len(planned) <= 1 or abs(planned[0].start - since) > item.margin:
+        return (Span(since, since + item.left),)
+    # A moment of delay is made up at the end of the stretch, if the pause has room for it.
+    end = planned[0].end + (since - planned[0].start)
+    return (Span(since, end), *planned[1:]) if end < planned[1].start else (Span(since, since + item.left),)
+
+
+def _told_to_pause(item: Reservation, now: datetime) -> Reservation:
+    paused = _stopped(item, now, item.spans[1:])
+    return _with_pause(paused, now, Reason.PLANNED_PAUSE, "a planned pause begins")
+
+
+def _with_pause(item: Reservation, now: datetime, reason: Reason, message: str) -> Reservation:
+    signal = Signal(
+        token=item.token + 1,
+        kind=Kind.SUSPEND,
+        reason=reason,
+        message=message,
+        time=now,
+        until=item.spans[0].start,
+        latest_start=item.latest_start,
+    )
+    return replace(item, message=message, signal=signal)
+
+
+def _stopped(
+    item: Reservation, now: datetime, rest: Sequence[Span], done: timedelta | None = None
+) -> Reservation:
+    done = item.done_by(now) if done is None else min(done, item.duration)
+    item = replace(item, state=State.SUSPENDED, done=done, stops=item.stops + 1, running_since=None)
+    # What is planned is what is left, to the moment: earlier or later stops change the last stretch.
+    spans: list[Span] = []
+    need = item.left
+    for number, span in enumerate(rest):
+        if number and item.interruption:
+            need += item.interruption.resume_overhead
+        length = min(span.end - span.start, need)
+        if length > NO_TIME:
+            spans.append(Span(span.start, span.start + length))
+            need -= length
+    if need > NO_TIME and spans:
+        spans[-1] = Span(spans[-1].start, spans[-1].end + need)
+    if not spans or spans[-1].end > item.deadline - item.margin:
+        start = max(now, item.latest_start)
+        spans = [Span(start, start + item.left)]
+    return replace(item, spans=tuple(spans))
+
+
+def ended(
+    item: Reservation, state: State, message: str, *, now: datetime, keep: timedelta, assumed: bool = False
+) -> Reservation:
+    """Return it after its end."""
+    return replace(
+        item,
+        state=state,
+        message=message,
+        spans=(),
+        plan=None,
+        done=item.duration if assumed else item.done_by(now),
+        running_since=None,
+        ended=now,
+        expires=now + keep,
+        end_assumed=assumed,
+    )
+
+
+def cancelled(item: Reservation, *, now: datetime, keep: timedelta) -> Reservation | None:
+    """Return it given back; None if it has ended."""
+    return ended(item, State.CANCELLED, "it was cancelled", now=now, keep=keep) if item.open else None
+
+
+def reported(
+    item: Reservation,
+    event: Event,
+    *,
+    token: int,
+    holder: str,
+    at: datetime,
+    work_done: timedelta | None,
+    now: datetime,
+    keep: timedelta,
+) -> Reservation | None:
+    """Return what a holder's report makes of it; None if that is known.
+
+    Raises:
+        StaleToken: A later signal was given since, or another holder made this start.
+        ReservationEnded: It has ended.
+    """
+    at = min(max(at, item.running_since or item.created), max(now, item.created))
+    if not item.open:
+        return _after_the_end(item, event, at)
+    if holder and item.holder and holder != item.holder:
+        raise StaleToken(
+            f"{item.holder!r} holds this work, and {holder!r} does not; do not run it twice",
+            holder=item.holder,
+        )
+    if item.started and token < item.start_token and event is not Event.FINISHED:
+        raise _stale(item, token)
+    item = replace(item, holder=item.holder or holder)
+    if event is Event.FINISHED:
+        done = item.done_by(at) if work_done is None else min(work_done, item.duration)
+        over = ended(item, State.FINISHED, "its holder said that it has ended", now=at, keep=keep)
+        return replace(over, done=done)
+    if event in _STARTS:
+        return _began(item, token, at, now)
+    if item.state is State.SUSPENDED:
+        return replace(item, done=min(work_done, item.duration)) if work_done is not None else item
+    if item.state is not State.RUNNING:
+        raise _stale(item, token)
+    paused = _stopped(item, at, item.spans[1:], work_done)
+    return _with_pause(paused, now, Reason.HOLDER, "its holder has suspended it")
+
+
+def _began(item: Reservation, token: int, at: datetime, now: datetime) -> Reservation:
+    if item.state is State.RUNNING:
+        moved = _moved(item, at, whole=len(item.spans) <= 1)
+        first = item.started is not None and item.token == item.start_token
+        return replace(item, running_since=at, spans=moved, started=at if first else item.started)
+    if item.state is State.SUSPENDED and token < item.token:
+        raise _stale(item, token)
+    kind = Kind.RESUME if item.started else Kind.START
+    return _running(
+        item, since=at, kind=kind, reason=Reason.HOLDER, message="its holder has begun by itself", now=now
+    )
+
+
+def _after_the_end(item: Reservation, event: Event, at: datetime) -> Reservation | None:
+    if event is Event.FINISHED:
+        # What was assumed is now known.
+        return replace(item, end_assumed=False, ended=at) if item.end_assumed else None
+    raise ReservationEnded(
+        f"reservation {item.id} has ended ({item.state.value})", reservation=item.id, state=item.state.value
+    )
+
+
+def _stale(item: Reservation, token: int) -> StaleToken:
+    return StaleToken(
+        f"token {token} is not that of the signal which holds now ({item.token}); look at the reservation",
+        token=str(token),
+        signal_token=str(item.token),
+    )
