@@ -63,7 +63,9 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
         library = wiring.model_library(settings, keys)
         models = await enter(wiring.running_models(manager, library, settings, replicas))
         tool_files = await enter(wiring.running_tool_files(manager, settings, replicas))
-        jobs = await enter(wiring.jobs_of(manager, settings, artifacts, telemetry))
+        carbon = await enter(wiring.carbon_of(settings))
+        await enter(wiring.accounted(manager, settings, telemetry, carbon))
+        jobs = await enter(wiring.jobs_of(manager, settings, artifacts, telemetry, carbon))
         if settings.warm_up:
             await enter(_warming_up(manager))
         mcp = McpDoor(
@@ -75,7 +77,8 @@ async def running(settings: AgentSettings) -> AsyncIterator[Running]:
             jobs=jobs.door.jobs if jobs else None,
         )
         await enter(mcp.running())
-        inferences, build = Inferences(models, shared=manager.dispatcher.shared), version("aegis-agent")
+        core, build = manager.dispatcher, version("aegis-agent")
+        inferences = Inferences(models, shared=core.shared, uses=core.uses)
         repository = Repository(models, replicas)
         fleet = Fleet(manager.registry)
         workers, peers = wiring.workers_of(fleet, manager, settings), wiring.peers_of(fleet, settings)

@@ -157,7 +157,14 @@ class AgentSettings(ServiceSettings):
     """Most bytes of payloads, results and checkpoints of one tenant's jobs. Its oldest ended jobs make room,
     but for those of the last ten minutes; where they cannot, no more jobs are created."""
     carbon: str = ""
-    """`host:port` of the carbon service, for jobs with a carbon policy."""
+    """`host:port` of the carbon service, for jobs with a carbon policy and for its ledger, which learns what
+    calls and jobs use."""
+    zone: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,62})?$")
+    """Grid zone in which this agent runs, for the ledger; if empty, the carbon service's default."""
+    usage_interval: Seconds = Field(
+        default=timedelta(seconds=15), ge=timedelta(milliseconds=50), le=timedelta(minutes=10)
+    )
+    """Pause between two reports of what was used to the ledger, in seconds."""
     worker_policy: Path | None = None
     """JSON file that says which workers may bring which tools; without it none may. A changed file counts for
     the next worker that comes."""

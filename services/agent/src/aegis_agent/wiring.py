@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+import grpc.aio
+
 from aegis_agent.adapters.artifacts.access import KeptArtifacts, TenantArtifacts
 from aegis_agent.adapters.artifacts.store import StoredArtifacts
 from aegis_agent.adapters.artifacts.sweeper import ArtifactSweeper
@@ -19,10 +21,11 @@ from aegis_agent.adapters.http.routes import Route
 from aegis_agent.adapters.jobs.connection import connect
 from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.wiring import JobOptions, RunningJobs, running_jobs
+from aegis_agent.adapters.ledger import GrpcLedger, UsagePost
 from aegis_agent.adapters.mcp.door import McpDoor, challenge
 from aegis_agent.adapters.mcp.mounts import Mounts
 from aegis_agent.adapters.mcp.upstream import UpstreamOptions
-from aegis_agent.adapters.metrics import CallMetrics, observe_cache, observe_calls
+from aegis_agent.adapters.metrics import CallMetrics, observe_cache, observe_calls, observe_usage
 from aegis_agent.adapters.models.library import StoredModels
 from aegis_agent.adapters.models.loader import OnnxLoader
 from aegis_agent.adapters.models.options import ModelOptions
@@ -40,10 +43,12 @@ from aegis_agent.domain.artifacts import ArtifactPolicy
 from aegis_agent.domain.models import Models
 from aegis_agent.domain.replicas import Alone, Replicas
 from aegis_agent.domain.tool_files import ToolFiles
+from aegis_agent.domain.usage_book import UsageBook
 from aegis_agent.manager import AgentManager
 from aegis_agent.settings import AgentSettings
 from aegis_agent.tools.builtin import BUILTIN
 from aegis_common.background import Every, ended
+from aegis_common.clock import utc_now
 from aegis_common.errors import AegisError, ConfigurationError
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.signing import TrustedKeys
@@ -219,7 +224,11 @@ async def running_models(
 
 @asynccontextmanager
 async def jobs_of(
-    manager: AgentManager, settings: AgentSettings, artifacts: StoredArtifacts, telemetry: Telemetry
+    manager: AgentManager,
+    settings: AgentSettings,
+    artifacts: StoredArtifacts,
+    telemetry: Telemetry,
+    carbon: grpc.aio.Channel | None,
 ) -> AsyncIterator[RunningJobs | None]:
     """The durable jobs; None where no job store is set.
 
@@ -243,22 +252,48 @@ async def jobs_of(
         ),
         weights=settings.tenant_weights,
         instance=settings.instance,
+        zone=settings.zone and f"zones/{settings.zone}",
+        report=settings.usage_interval,
     )
-    async with contextlib.AsyncExitStack() as stack:
-        carbon = None
-        if settings.carbon:
-            channel = mesh_channel(settings.carbon, service="carbon", tls=settings.tls)
-            carbon = await stack.enter_async_context(channel)
-        yield await stack.enter_async_context(
-            running_jobs(
-                options,
-                registry=manager.registry,
-                dispatcher=manager.dispatcher,
-                carbon=carbon,
-                telemetry=telemetry,
-                artifacts=KeptArtifacts(artifacts),
-            )
-        )
+    made = running_jobs(
+        options,
+        registry=manager.registry,
+        dispatcher=manager.dispatcher,
+        carbon=carbon,
+        telemetry=telemetry,
+        artifacts=KeptArtifacts(artifacts),
+    )
+    async with made as jobs:
+        yield jobs
+
+
+@asynccontextmanager
+async def carbon_of(settings: AgentSettings) -> AsyncIterator[grpc.aio.Channel | None]:
+    """The way to the carbon service; None where none is set."""
+    if not settings.carbon:
+        yield None
+        return
+    async with mesh_channel(settings.carbon, service="carbon", tls=settings.tls) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def accounted(
+    manager: AgentManager,
+    settings: AgentSettings,
+    telemetry: Telemetry,
+    carbon: grpc.aio.Channel | None,
+) -> AsyncIterator[None]:
+    """Let the ledger learn what calls used, where there is a carbon service."""
+    if carbon is None:
+        yield
+        return
+    book = UsageBook(clock=utc_now)
+    manager.dispatcher.uses = book
+    observe_usage(telemetry, book)
+    zone = settings.zone and f"zones/{settings.zone}"
+    async with UsagePost(book, GrpcLedger(carbon), zone=zone, interval=settings.usage_interval):
+        yield
 
 
 def workers_of(fleet: Fleet, manager: AgentManager, settings: AgentSettings) -> WorkerServicer:

@@ -22,6 +22,7 @@ from aegis_agent.domain.errors import (
     ToolOutputTooLarge,
     Violation,
 )
+from aegis_agent.domain.usage import Stepped
 from aegis_common.errors import AegisError
 
 _MESSAGE_LENGTH: Final = 500
@@ -74,7 +75,8 @@ class InlineRunner:
 
     async def _work(self, call: Call, context: LoopContext) -> Any:
         with self._told(), within(call.deadline):
-            return await (self._items if self._schema.streams else self._value)(call, context)
+            work = (self._items if self._schema.streams else self._value)(call, context)
+            return await Stepped(work, call.spent)
 
     async def _value(self, call: Call, context: LoopContext) -> Any:
         return self._checked(self._schema.dump(await self._start(call, context)))

@@ -8,6 +8,7 @@ from typing import Final
 
 from aegis_agent.domain.cache import ResultCache
 from aegis_agent.domain.registry import Registration, Registry
+from aegis_agent.domain.usage_book import UsageBook
 from aegis_common.telemetry import Attributes, Telemetry
 
 _BUCKETS: Final = (
@@ -71,6 +72,20 @@ def observe_calls(telemetry: Telemetry, registry: Registry) -> None:
         "Calls that wait for a slot.",
         summed(lambda item: item.admission.waiting),
     )
+
+
+def observe_usage(telemetry: Telemetry, book: UsageBook) -> None:
+    """Report `aegis.agent.usage.waiting`, `.dropped` and `.unmeasured`: what the ledger does not have."""
+    for name, text, value in (
+        ("waiting", "Sums of calls that the ledger does not have yet.", lambda: len(book)),
+        (
+            "dropped",
+            "Calls whose usage was dropped: the ledger was away or refused.",
+            lambda: book.dropped,
+        ),
+        ("unmeasured", "Calls of which nothing measures what they use.", lambda: book.unmeasured),
+    ):
+        telemetry.observe(f"aegis.agent.usage.{name}", "1", text, value)
 
 
 def observe_cache(telemetry: Telemetry, cache: ResultCache) -> None:

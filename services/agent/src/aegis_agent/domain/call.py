@@ -6,11 +6,12 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
 from aegis_agent.domain.artifacts import Artifact
+from aegis_agent.domain.usage import Spent
 from aegis_common.auth.principal import DEFAULT_TENANT
 
 Arguments = dict[str, Any]
@@ -147,11 +148,13 @@ class Attempt:
         number: 1 for the first time that this work is started, 2 for the next.
         job: Id of the job that it belongs to, or empty.
         checkpoint: What the attempt before saved last, or None.
+        spent: Learns what the call uses, also where it fails; None where nobody asks.
     """
 
     number: int = 1
     job: str = ""
     checkpoint: bytes | None = None
+    spent: Spent | None = None
 
 
 FIRST: Final = Attempt()
@@ -169,6 +172,7 @@ class Call:
         checkpoint: What the attempt before saved last, or None.
         sink: Takes what the tool tells while it runs.
         artifacts: None where there is no artifact store.
+        spent: Learns what the work uses.
     """
 
     arguments: Arguments
@@ -179,6 +183,7 @@ class Call:
     checkpoint: bytes | None = None
     sink: Sink = ignore
     artifacts: Artifacts | None = None
+    spent: Spent = field(default_factory=Spent)
 
 
 NOBODY: Final = Caller()

@@ -22,6 +22,7 @@ from aegis_agent.domain.result import Result
 from aegis_agent.domain.rooms import Key, Rooms
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import ToolSpec
+from aegis_agent.domain.usage import Spent, Unaccounted, Uses
 from aegis_common.errors import AegisError
 
 DEFAULT_BATCH_CONCURRENCY: Final = 8
@@ -62,6 +63,9 @@ class Dispatcher:
         artifacts: Gives a caller's way to artifacts; None where there is no artifact store.
         measure: Takes what there is to count.
         shared: Slots that all calls in child processes share beside each tool's own; None means no bound.
+
+    Attributes:
+        uses: Takes what calls used.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Dispatcher:
         self.shared: Final = shared
         self.artifacts = artifacts
         self.measure: Measure = measure or Unmeasured()
+        self.uses: Uses = Unaccounted()
 
     def rooms(self, *, coming: Mapping[Key, int]) -> Rooms:
         """Return how many more calls would start at once; *coming* by tenant and tool ask for slots soon."""
@@ -134,12 +139,14 @@ class Dispatcher:
                     checkpoint=attempt.checkpoint,
                     sink=sink,
                     artifacts=artifacts,
+                    spent=attempt.spent or Spent(),
                 ),
                 limit=limit,
                 work=_work_time(action, tool.spec) if attempt.job else None,
                 priority=_priority(action, tool.spec, caller),
                 collect=collect,
                 measure=self.measure,
+                uses=self.uses,
                 shared=self.shared,
                 on_begin=on_begin,
             )

@@ -19,6 +19,7 @@ from aegis_agent.domain.result import Result
 from aegis_agent.domain.sizes import size_of
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import RunsIn, Tool
+from aegis_agent.domain.usage import UsedCall, Uses
 from aegis_common.errors import AegisError
 
 MAX_COLLECTED_BYTES: Final = 8 << 20
@@ -77,6 +78,7 @@ class Execution:
     Attributes:
         limit: Its whole time, for messages.
         work: Longest time of the work alone, from its start, where the wait does not count; else None.
+        uses: Takes what the call used, unless it is a job's.
         collect: Whether the items of a streaming tool become one list; else they go to the call's sink.
         shared: Slots that all child processes of this agent share, or None.
         on_begin: Awaited when the call has its slot.
@@ -88,6 +90,7 @@ class Execution:
     priority: Priority
     collect: bool
     measure: Measure
+    uses: Uses
     work: timedelta | None = None
     shared: Slots | None = None
     on_begin: OnBegin | None = None
@@ -122,7 +125,9 @@ class Execution:
         except asyncio.CancelledError:
             self._failed(begun, "CANCELLED")
             raise
-        self.measure.ran(tool.spec.name, result.execution_time.total_seconds(), "OK")
+        seconds = result.execution_time.total_seconds()
+        self.measure.ran(tool.spec.name, seconds, "OK")
+        self._account(seconds)
         return result
 
     @asynccontextmanager
@@ -152,7 +157,8 @@ class Execution:
         value = await self._attempts()
         spent = loop.time() - start
         self.registration.admission.finished(spent)
-        return Result(value, tool, timedelta(seconds=spent), waited)
+        usage = self.call.spent.usage()
+        return Result(value, tool, timedelta(seconds=spent), waited, usage=usage)
 
     async def _attempts(self) -> Any:
         """Run the tool; again when its process died and that does no harm. A job has retries of its own."""
@@ -177,7 +183,15 @@ class Execution:
         if begun is None:
             self.measure.refused(name, reason)
         else:
-            self.measure.ran(name, asyncio.get_running_loop().time() - begun, reason)
+            seconds = asyncio.get_running_loop().time() - begun
+            self.measure.ran(name, seconds, reason)
+            self._account(seconds)
+
+    def _account(self, seconds: float) -> None:
+        if self.call.job:
+            return  # its record says what it used
+        spec, tenant = self.registration.tool.spec, self.call.caller.tenant
+        self.uses.used(UsedCall(tenant, spec.name, spec.model, self.call.spent.usage(), seconds))
 
 
 def _refuse_late(scope: asyncio.Timeout) -> None:

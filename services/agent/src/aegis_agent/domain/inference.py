@@ -91,6 +91,7 @@ class Run:
         rows: Rows of this inference.
         batch_rows: Rows of the whole run; 0 where another inference of the same run has them, so that runs
             are counted once.
+        cpu_s: CPU seconds; in a batch, this inference's share by rows.
     """
 
     outputs: Tensors
@@ -98,6 +99,7 @@ class Run:
     compute_s: float
     rows: int
     batch_rows: int
+    cpu_s: float = 0.0
 
 
 class NotStarted(TimeoutError):

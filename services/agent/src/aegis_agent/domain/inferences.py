@@ -22,6 +22,7 @@ from aegis_agent.domain.models import Models
 from aegis_agent.domain.registry import Registration
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import RunsIn
+from aegis_agent.domain.usage import Unaccounted, Usage, UsedCall, Uses
 
 READY: Final = "READY"
 LOADING: Final = "LOADING"
@@ -73,12 +74,14 @@ class Inferences:
     Args:
         models: The models.
         shared: Slots that all calls in child processes share beside each model's own; None means no bound.
+        uses: Takes what inferences used; None where nobody asks.
     """
 
-    def __init__(self, models: Models, *, shared: Slots | None = None) -> None:
+    def __init__(self, models: Models, *, shared: Slots | None = None, uses: Uses | None = None) -> None:
         self.models: Final = models
         self.draining = False
         self._shared = shared
+        self._uses = uses or Unaccounted()
 
     def begin_drain(self) -> None:
         """Be ready no longer: callers that ask are to go elsewhere. What is called all the same is run."""
@@ -111,6 +114,8 @@ class Inferences:
             except BaseException:
                 runner.statistics.fail.add(time.monotonic() - arrived)
                 raise
+            used = UsedCall(caller.tenant, name, name, Usage(run.cpu_s), run.compute_s)
+            self._uses.used(used)
             return Inference(registration.tool.model_version, runner.signature, run, runner.labels)
 
     def index(self, *, tenant: str, names: list[str]) -> list[Indexed]:

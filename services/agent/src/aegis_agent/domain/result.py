@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from aegis_agent.domain.tool import Tool
+from aegis_agent.domain.usage import UNMEASURED, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Result:
         execution_time: From the start of the tool to its end.
         queue_time: How long the call waited for a slot.
         cached: The result was there, or being made for another call; the times are 0 then.
+        usage: What the call used; nothing is known of a cached one.
     """
 
     value: Any
@@ -27,7 +29,9 @@ class Result:
     execution_time: timedelta
     queue_time: timedelta
     cached: bool = False
+    usage: Usage = UNMEASURED
 
     def from_cache(self) -> Result:
         """Return the same result as one that took no time."""
-        return replace(self, execution_time=timedelta(0), queue_time=timedelta(0), cached=True)
+        none = timedelta(0)
+        return replace(self, execution_time=none, queue_time=none, cached=True, usage=UNMEASURED)

@@ -69,7 +69,8 @@ class Meter:
     def usage(self) -> dict[str, Any]:
         """Return what the agent decides by whether this child serves on.
 
-        `fd` is the lowest free descriptor: it rises when descriptors leak, and is a standard one's when the
+        `children_us` is the CPU time of ended processes that it started, in microseconds; `fd` is the lowest
+        free descriptor: it rises when descriptors leak, and is a standard one's when the
         tool has closed that.
         """
         try:
@@ -79,7 +80,8 @@ class Meter:
             free = 1 << 20
         strangers = sum(thread.ident not in self._threads for thread in threading.enumerate())
         rss = self._pages()[1]
-        return {"rss": rss, "fd": free, "threads": self._thread_count(), "strangers": strangers}
+        usage = {"rss": rss, "fd": free, "threads": self._thread_count(), "strangers": strangers}
+        return usage | {"children_us": _children_us() if self._limits.may_fork else 0}
 
     def added_bytes(self) -> int:
         """Return the most address space that the child has had since the fork, less what it had then."""
@@ -126,6 +128,11 @@ class Meter:
 
     def _thread_count(self) -> int:
         return os.fstat(self._tasks).st_nlink - 2  # a folder for each, beside its own two names
+
+
+def _children_us() -> int:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return int((usage.ru_utime + usage.ru_stime) * 1e6)
 
 
 def _children() -> set[int]:

@@ -81,16 +81,20 @@ class WorkerPool:
         except ChildEnded as error:
             worker.see_last()
             ending = await asyncio.shield(self._end(worker))
+            worker.account(call.spent, ending)
             raise self._outcomes.of_ending(ending, why=str(error), first_rss=worker.first_rss) from None
         except ReplyTooLarge as error:
+            worker.account(call.spent)
             self._end(worker)
             raise self._outcomes.too_large(error.size) from None
         except asyncio.CancelledError:  # a deadline too: this child is never used again
+            worker.account(call.spent)
             self._part(worker, call, conversation)
             raise
         except BaseException:
             self._end(worker)
             raise
+        worker.account(call.spent)
         self._give_back(worker, answer)
         return self._outcomes.of_answer(answer)
 

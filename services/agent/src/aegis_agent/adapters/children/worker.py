@@ -18,6 +18,7 @@ from aegis_agent.adapters.children.events import Conversation
 from aegis_agent.adapters.children.fork_server import Exit, ForkServer, kill_group
 from aegis_agent.adapters.children.link import ChildEnded, Link
 from aegis_agent.adapters.children.setup import WorkerSetup
+from aegis_agent.domain.usage import Spent
 
 _EXITING: Final = 0x4
 _PROCESS_CLOCK: Final = 2
@@ -25,6 +26,7 @@ _PROCESS_CLOCK: Final = 2
 _LEAKED: Final = 16
 """Threads and descriptors that a child may gain before it is replaced; libraries keep some of their own."""
 _STANDARD: Final = 3
+_USAGE: Final = ("rss", "fd", "threads", "strangers", "children_us")
 _SETUP_BYTES: Final = 8 << 20
 
 
@@ -67,6 +69,7 @@ class Worker:
         self._link = Link()
         self._usage: dict[str, int] = {}
         self._first: dict[str, int] = {}
+        self._accounted_s = 0.0
         self._killed = False
         self._ran = False
         self._program = ""
@@ -114,6 +117,7 @@ class Worker:
         self.about = answer.get("value")
         self.confinement = answer.get("confinement", {})
         self.first_rss = int(answer.get("rss", 0))
+        self._accounted_s = self.cpu_s()
         fault: dict[str, Any] | None = answer.get("fault")
         return fault
 
@@ -155,10 +159,12 @@ class Worker:
         answer = await self.finish(conversation)
         self.calls += 1
         try:
-            self._usage = {name: int(answer[name]) for name in ("rss", "fd", "threads", "strangers")}
+            before = self._usage.get("children_us", 0)
+            self._usage = {name: int(answer[name]) for name in _USAGE}
         except (KeyError, TypeError, ValueError) as error:
             raise ChildEnded("sent nonsense") from error
         self._first = self._first or self._usage
+        self._accounted_s -= max(self._usage["children_us"] - before, 0) / 1e6
         return answer
 
     async def finish(self, conversation: Conversation) -> dict[str, Any]:
@@ -177,6 +183,23 @@ class Worker:
             return time.clock_gettime(~self.pid << 3 | _PROCESS_CLOCK)
         except OSError:
             return 0.0
+
+    def account(self, spent: Spent, ending: Ending | None = None) -> None:
+        """Tell *spent* the CPU time since this was called last, and what is resident.
+
+        The kernel says it of the child itself, of all its threads; what it started and waited for it tells
+        with its answer, or the kernel where it has ended.
+
+        Args:
+            spent: Of the call that it had.
+            ending: How it ended, if it has.
+        """
+        exit_ = ending.exit if ending is not None else None
+        counted = self._usage.get("children_us", 0) / 1e6  # of earlier calls
+        now = exit_.cpu_s - counted if exit_ is not None else self.cpu_s()
+        rss = exit_.rss if exit_ is not None else self._usage.get("rss", self.first_rss)
+        spent.add(max(now - self._accounted_s, 0.0), peak_bytes=rss)
+        self._accounted_s = max(now, self._accounted_s)
 
     def kill_for_cpu(self, used_s: float) -> None:
         self._cpu_exceeded = used_s

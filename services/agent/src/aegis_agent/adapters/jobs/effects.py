@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from aegis_agent.adapters.jobs import keys
+from aegis_agent.adapters.jobs import keys, usage
 from aegis_agent.adapters.jobs.records import to_record
 from aegis_agent.domain.jobs.job import Job, Phase, State
 from aegis_agent.domain.jobs.machine import keeps_place
@@ -35,7 +35,13 @@ class Bounds:
 
 
 def commands(
-    old: Job | None, new: Job, *, bounds: Bounds, result: bytes | None = None, drop: str = ""
+    old: Job | None,
+    new: Job,
+    *,
+    bounds: Bounds,
+    result: bytes | None = None,
+    drop: str = "",
+    accounts: usage.Accounts | None = None,
 ) -> list[Command]:
     """Return the commands that take the store from *old* (None: nothing) to *new*, but for the payload.
 
@@ -45,6 +51,7 @@ def commands(
         bounds: Of its tenant.
         result: Encoded result to keep with it.
         drop: Entry of a runner to remove, or empty.
+        accounts: How usage is noted for the ledger; None where there is none.
     """
     member, job_key = new.ref.member, keys.job(new.ref)
     made: list[Command] = [("HSET", job_key, *_fields(new))]
@@ -60,6 +67,8 @@ def commands(
     made += _schedules(old, new, member)
     made += _end(old, new, job_key, bounds)
     made += _events(new)
+    if accounts is not None and (note := usage.note(old, new, accounts)):
+        made.append(("OUTBOX", keys.USAGE, usage.MOST_NOTES, note))
     taken = old is not None and old.phase is Phase.QUEUED and new.has_ended
     if new.phase is Phase.CANCELLING or taken:  # a runner may have it
         made.append(("PUBLISH", keys.SIGNALS, f"{keys.CANCEL} {member}"))

@@ -27,6 +27,8 @@
     agent:jobs:carbon                 the same by the time when the carbon service is asked next
     agent:jobs:deadlines              the same by deadline, of the jobs that do not run
     agent:jobs:expiry                 the same by the time when an ended job is deleted
+    agent:jobs:usage                  stream of what ended attempts used, until the ledger has it
+    agent:jobs:usage:dropped          counter of those that the full stream had no room for
     agent:jobs:lease:NAME             which process keeps house
     agent:jobs:signals                channel: `work`, or `cancel TENANT/ID`
     agent:jobs:events:TENANT/ID       channel: the job has a new event
@@ -51,6 +53,8 @@ DEADLINES: Final = f"{PREFIX}deadlines"
 EXPIRY: Final = f"{PREFIX}expiry"
 RUNNING: Final = f"{PREFIX}running"
 WAITING: Final = f"{PREFIX}waiting"
+USAGE: Final = f"{PREFIX}usage"
+USAGE_DROPPED: Final = f"{USAGE}:dropped"
 SIGNALS: Final = f"{PREFIX}signals"
 WORK: Final = "work"
 CANCEL: Final = "cancel"

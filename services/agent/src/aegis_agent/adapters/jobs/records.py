@@ -22,6 +22,7 @@ from aegis_agent.domain.jobs.job import (
     State,
     WaitReason,
 )
+from aegis_agent.domain.usage import Usage
 from aegis_common.errors import ErrorKind
 
 SCHEMA_VERSION: Final = 1
@@ -59,6 +60,7 @@ def to_record(job: Job) -> str:
         "phase": job.phase.value if job.phase else None,
         "wait_reason": job.wait_reason.value if job.wait_reason else None,
         "attempts": [_attempt_record(item) for item in job.attempts],
+        "used": {str(item.number): [item.usage.cpu_s, item.usage.peak_bytes] for item in job.attempts},
         "failure": _failure_record(job.failure),
         "obstacle": _failure_record(job.obstacle),
         "tool_missed": _moment(job.tool_missed),
@@ -89,7 +91,7 @@ def from_record(data: bytes | str, revision: int) -> Job:
             state=State(fields["state"]),
             phase=Phase(fields["phase"]) if fields["phase"] else None,
             wait_reason=WaitReason(fields["wait_reason"]) if fields["wait_reason"] else None,
-            attempts=tuple(_read_attempt(item) for item in fields["attempts"]),
+            attempts=tuple(_read_attempt(item, fields.get("used", {})) for item in fields["attempts"]),
             failure=_read_failure(fields["failure"]),
             # Not in the records of earlier agents.
             obstacle=_read_failure(fields.get("obstacle")),
@@ -174,7 +176,7 @@ def _attempt_record(item: AttemptRecord) -> list[Any]:
     ]
 
 
-def _read_attempt(fields: list[Any]) -> AttemptRecord:
+def _read_attempt(fields: list[Any], used: Mapping[str, list[Any]]) -> AttemptRecord:
     number, runner, started, ended, outcome, failure = fields
     return AttemptRecord(
         number=number,
@@ -183,6 +185,7 @@ def _read_attempt(fields: list[Any]) -> AttemptRecord:
         ended=_read_moment(ended),
         outcome=Outcome(outcome) if outcome else None,
         failure=_read_failure(failure),
+        usage=Usage(*used.get(str(number), (None, None))),  # earlier agents wrote none
     )
 
 

@@ -55,8 +55,18 @@ local function keep_newest(tenant, most, most_bytes, room)
   return true
 end
 
+-- Note what an attempt used. A ledger that is away for long must not fill the store: drops are counted.
+local function outbox(key, most, note)
+  if redis.call('XLEN', key) >= tonumber(most) then
+    redis.call('INCR', key .. ':dropped')
+  else
+    redis.call('XADD', key, '*', 'usage', note)
+  end
+end
+
 local OWN = {
-  ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release, KEEP_NEWEST = keep_newest, PUT_FIELD = put_field}
+  ENQUEUE = enqueue, DEQUEUE = dequeue, RELEASE = release, KEEP_NEWEST = keep_newest, PUT_FIELD = put_field,
+  OUTBOX = outbox}
 
 local function run(from)
   while from <= #ARGV do

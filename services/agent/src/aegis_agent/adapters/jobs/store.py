@@ -15,6 +15,7 @@ from aegis_agent.adapters.jobs import effects, keys, queue_scripts, scripts
 from aegis_agent.adapters.jobs.connection import Connection
 from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.records import from_record, read_progress
+from aegis_agent.adapters.jobs.usage import Accounts
 from aegis_agent.domain.call import Priority, Progress
 from aegis_agent.domain.jobs.errors import (
     JobStoreUnavailable,
@@ -38,11 +39,13 @@ class RedisJobStore:
     Args:
         connection: To Redis.
         bounds: Of the jobs of one tenant.
+        accounts: How usage is noted for the ledger; None where there is none.
     """
 
-    def __init__(self, connection: Connection, *, bounds: Bounds) -> None:
+    def __init__(self, connection: Connection, *, bounds: Bounds, accounts: Accounts | None = None) -> None:
         self.connection: Final = connection
         self._bounds = bounds
+        self._accounts = accounts
 
     async def eval(self, script: str, names: Sequence[str], *arguments: Any) -> Any:
         """Run a script over keys; see `Connection.run` for what it raises."""
@@ -163,7 +166,9 @@ class RedisJobStore:
             if wanted is None:
                 return None
             wanted = replace(wanted, revision=job.revision + 1)
-            effect = effects.commands(job, wanted, bounds=self._bounds, result=result, drop=drop)
+            effect = effects.commands(
+                job, wanted, bounds=self._bounds, result=result, drop=drop, accounts=self._accounts
+            )
             made = effects.flat(effect)
             if await self.eval(scripts.COMMIT, (keys.job(ref),), job.revision, *made):
                 return wanted

@@ -25,15 +25,18 @@ from aegis_agent.adapters.jobs.runner import JobRunner
 from aegis_agent.adapters.jobs.servicer import JobDoor
 from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.store import RedisJobStore
+from aegis_agent.adapters.jobs.usage import Accounts
+from aegis_agent.adapters.jobs.usage_post import JobUsagePost
 from aegis_agent.adapters.jobs.watch import JobWatcher
 from aegis_agent.adapters.jobs.work import Bench
+from aegis_agent.adapters.ledger import GrpcLedger
 from aegis_agent.domain.dispatch import Dispatcher
 from aegis_agent.domain.fair_queue import Weights
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_agent.domain.jobs.ports import KeptArtifacts
 from aegis_agent.domain.jobs.service import Jobs, Limits
 from aegis_agent.domain.registry import Registry
-from aegis_common.background import ended
+from aegis_common.background import Every, ended
 from aegis_common.clock import Clock, utc_now
 from aegis_common.errors import ConfigurationError
 from aegis_common.telemetry import Telemetry
@@ -59,6 +62,8 @@ class JobOptions:
         payload_bytes: Most bytes of a payload.
         result_bytes: Most bytes of a result; what is beyond becomes artifacts.
         instance: Name of this process for people; the host's if empty.
+        zone: `zones/{zone}` in which jobs run, or empty for the carbon service's default.
+        report: Pause between two reports of what jobs used.
     """
 
     url: str
@@ -72,6 +77,8 @@ class JobOptions:
     payload_bytes: int = 1 << 20
     result_bytes: int = 1 << 20
     instance: str = ""
+    zone: str = ""
+    report: timedelta = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +116,8 @@ async def running_jobs(
         client = connect(options.url)
         stack.push_async_callback(client.aclose)
         connection = Connection(client, slow_s=min(TIMEOUT_S, options.lease.total_seconds() / 2))
-        store = RedisJobStore(connection, bounds=options.bounds)
+        accounts = Accounts(options.zone) if carbon is not None else None
+        store = RedisJobStore(connection, bounds=options.bounds, accounts=accounts)
         name = _name(options.instance)
         gate = GrpcCarbon(carbon, clock=clock) if carbon is not None else None
         queue = RunnerQueue(store, runner=name, lease=options.lease, weights=options.weights)
@@ -136,6 +144,9 @@ async def running_jobs(
             keep=options.keep,
         )
         await stack.enter_async_context(housekeeper)
+        if carbon is not None:
+            post = JobUsagePost(store, GrpcLedger(carbon))
+            await stack.enter_async_context(Every(options.report, post.send, name="usage of jobs"))
         await stack.enter_async_context(runner)
         if not ready:
             late = asyncio.create_task(

@@ -26,10 +26,11 @@ from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, ResultTooLarge, UnknownJob, UnreadableJob
 from aegis_agent.domain.jobs.job import Failure, Job, Phase
 from aegis_agent.domain.jobs.ports import Change, KeptArtifacts
-from aegis_agent.domain.jobs.steps import check_current
+from aegis_agent.domain.jobs.steps import check_current, metered
 from aegis_agent.domain.parts import artifact_names
 from aegis_agent.domain.result import Result
 from aegis_agent.domain.tool import JsonSchema
+from aegis_agent.domain.usage import Spent
 from aegis_common.auth.principal import Principal
 from aegis_common.background import ended
 from aegis_common.clock import Clock
@@ -88,6 +89,7 @@ class Work:
         self._begun: Job | None = None
         self._stop: Stop | None = None
         self._call: asyncio.Task[Result] | None = None
+        self._spent = Spent()
 
     def stop(self, why: Stop) -> None:
         """Stop the work, for the first reason that is given."""
@@ -177,7 +179,9 @@ class Work:
             time_left=None if deadline is None else deadline - self._bench.clock(),
             sink=teller.take,
             collect=False,
-            attempt=Attempt(number=job.attempts_begun + 1, job=job.job_id, checkpoint=checkpoint),
+            attempt=Attempt(
+                number=job.attempts_begun + 1, job=job.job_id, checkpoint=checkpoint, spent=self._spent
+            ),
             on_begin=lambda begun: self._begin(job, begun),
         )
 
@@ -323,7 +327,14 @@ class Work:
 
     async def _write(self, job: Job, change: Change, *, result: bytes | None = None) -> None:
         known, drop = self._begun or job, self.entry.entry
-        await insist(lambda: self._bench.store.update(job.ref, change, known=known, result=result, drop=drop))
+
+        def accounted(now: Job) -> Job | None:
+            wanted = change(now)
+            return wanted and metered(wanted, now.attempt, self._spent.usage())
+
+        await insist(
+            lambda: self._bench.store.update(job.ref, accounted, known=known, result=result, drop=drop)
+        )
 
     async def _write_unbegun(self, job: Job, change: Change) -> None:
         """Write what becomes of a job that was not started; its start may be on disk all the same."""

@@ -54,6 +54,7 @@ class _Outcome:
     seconds: float
     outputs: Tensors | Exception
     batch_rows: int
+    cpu_s: float = 0.0
 
 
 class Batcher:
@@ -64,15 +65,23 @@ class Batcher:
         outputs: Names of its outputs, in order.
         executor: Where it runs.
         max_rows: Most rows of one run; an inference with more does not belong here.
+        threads: Threads of one run: each is taken to work as long as the one that waits for it.
     """
 
     def __init__(
-        self, compute: Compute, outputs: Sequence[str], executor: Executor, *, max_rows: int
+        self,
+        compute: Compute,
+        outputs: Sequence[str],
+        executor: Executor,
+        *,
+        max_rows: int,
+        threads: int = 1,
     ) -> None:
         self._compute = compute
         self._outputs = tuple(outputs)
         self._executor = executor
         self._max_rows = max_rows
+        self._cores = threads
         self._waiting: deque[_Item] = deque()
         self._current: _Batch | None = None
         self._scheduled = False
@@ -159,7 +168,7 @@ class Batcher:
 
     def _work(self, items: Sequence[_Item], stopper: Stopper) -> list[_Outcome]:
         """In the thread: run the items together; if that fails, each alone: none suffers for another."""
-        begun = time.monotonic()
+        begun, cpu_s = time.monotonic(), time.thread_time()
         total = sum(item.rows for item in items)
         try:
             outputs = self._compute(_joined(items), stopper)
@@ -168,15 +177,17 @@ class Batcher:
                 return [_Outcome(begun, time.monotonic() - begun, error, 0)]
             outputs = []
         seconds = time.monotonic() - begun
+        cpu_s = (time.thread_time() - cpu_s) * self._cores
         if len(items) == 1:
-            return [_Outcome(begun, seconds, dict(zip(self._outputs, outputs, strict=True)), total)]
+            return [_Outcome(begun, seconds, dict(zip(self._outputs, outputs, strict=True)), total, cpu_s)]
         if not outputs or any(len(array) != total for array in outputs):
             return [outcome for item in items for outcome in self._work([item], stopper)]
         outcomes, start = [], 0
         for item in items:
             end = start + item.rows
             mine = {name: array[start:end] for name, array in zip(self._outputs, outputs, strict=True)}
-            outcomes.append(_Outcome(begun, seconds, mine, total if start == 0 else 0))
+            share_s = cpu_s * item.rows / total
+            outcomes.append(_Outcome(begun, seconds, mine, total if start == 0 else 0, share_s))
             start = end
         return outcomes
 
@@ -190,7 +201,14 @@ class Batcher:
             else:
                 queue_s = max(outcome.begun - item.arrived, 0.0)
                 item.answer.set_result(
-                    Run(outcome.outputs, queue_s, outcome.seconds, item.rows, outcome.batch_rows)
+                    Run(
+                        outcome.outputs,
+                        queue_s,
+                        outcome.seconds,
+                        item.rows,
+                        outcome.batch_rows,
+                        outcome.cpu_s,
+                    )
                 )
         batch.ended.set()
         if self._waiting:

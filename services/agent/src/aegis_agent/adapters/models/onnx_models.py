@@ -49,6 +49,7 @@ class InProcessModel:
         self._profile = profile
         self._names = tuple(item.name for item in session.signature.outputs)
         self._stubborn = stubborn
+        self._cores = session.threads
         self._threads = ThreadPoolExecutor(concurrency + 1, thread_name_prefix=f"model-{tool}")
         self._slots = asyncio.Semaphore(concurrency)
         self._batcher = (
@@ -57,6 +58,7 @@ class InProcessModel:
                 self._names,
                 self._threads,
                 max_rows=min(MAX_ROWS, profile.piece_rows),
+                threads=session.threads,
             )
             if profile.strategy is Strategy.BATCH
             else None
@@ -95,23 +97,21 @@ class InProcessModel:
         await asyncio.to_thread(held.clear)
 
     def _inline(self, inputs: Tensors) -> Run:
-        begin = time.perf_counter()
+        begin, cpu_s = time.perf_counter(), time.thread_time()
         outputs = self._compute(inputs, None)
-        seconds = time.perf_counter() - begin
+        seconds, cpu_s = time.perf_counter() - begin, (time.thread_time() - cpu_s) * self._cores
         rows = max(_rows(inputs), 1) if self._profile.rows else 1
-        return Run(dict(zip(self._names, outputs, strict=True)), 0.0, seconds, rows, rows)
+        return Run(dict(zip(self._names, outputs, strict=True)), 0.0, seconds, rows, rows, cpu_s)
 
     async def _in_thread(self, inputs: Tensors, rows: int, start_by: float) -> Run:
         arrived = asyncio.get_running_loop().time()
         await self._take_slot(start_by)
         stopper = Stopper()
         begun = time.monotonic()
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._in_pieces, inputs, rows, stopper
-        )
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._timed, inputs, rows, stopper)
         work.add_done_callback(self._give_slot_back)
         try:
-            outputs = await asyncio.shield(work)
+            outputs, cpu_s = await asyncio.shield(work)
         except asyncio.CancelledError:
             stopper.stop()
             await asyncio.wait([work], timeout=STOP_WAIT_S)
@@ -121,7 +121,12 @@ class InProcessModel:
         seconds = time.monotonic() - begun
         rows = max(rows, 1)
         return Run(
-            dict(zip(self._names, outputs, strict=True)), max(begun - arrived, 0.0), seconds, rows, rows
+            dict(zip(self._names, outputs, strict=True)),
+            max(begun - arrived, 0.0),
+            seconds,
+            rows,
+            rows,
+            cpu_s,
         )
 
     async def _take_slot(self, start_by: float) -> None:
@@ -134,10 +139,16 @@ class InProcessModel:
         except TimeoutError:
             raise NotStarted from None
 
-    def _give_slot_back(self, work: asyncio.Future[list[Any]]) -> None:
+    def _give_slot_back(self, work: asyncio.Future[tuple[list[Any], float]]) -> None:
         self._slots.release()
         if not work.cancelled():
             work.exception()  # whoever waited for it may have gone
+
+    def _timed(self, inputs: Tensors, rows: int, stopper: Stopper) -> tuple[list[Any], float]:
+        """In the thread: return the outputs and the CPU seconds that they took."""
+        begun = time.thread_time()
+        outputs = self._in_pieces(inputs, rows, stopper)
+        return outputs, (time.thread_time() - begun) * self._cores
 
     def _in_pieces(self, inputs: Tensors, rows: int, stopper: Stopper) -> list[Any]:
         """In the thread: a long request in pieces, between which it can always be stopped."""
@@ -185,7 +196,8 @@ class ChildModel:
             name: [list(array.shape), to_raw(self._inputs[name].datatype, array)]
             for name, array in inputs.items()
         }
-        answer = await self._pool.run(Call(arguments={"inputs": sent}, caller=NOBODY, deadline=deadline))
+        call = Call(arguments={"inputs": sent}, caller=NOBODY, deadline=deadline)
+        answer = await self._pool.run(call)
         try:
             outputs = {
                 name: decode(self._outputs[name], shape, data)
@@ -195,7 +207,8 @@ class ChildModel:
         except (KeyError, TypeError, ValueError) as error:
             raise ToolCrashed("the model's child process sent nonsense") from error
         taken = asyncio.get_running_loop().time() - arrived
-        return Run(outputs, max(taken - seconds, 0.0), seconds, 1, 1)
+        cpu_s = call.spent.usage().cpu_s or 0.0
+        return Run(outputs, max(taken - seconds, 0.0), seconds, 1, 1, cpu_s)
 
     async def close(self) -> None:
         await self._pool.close()

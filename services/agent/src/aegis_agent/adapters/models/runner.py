@@ -18,6 +18,7 @@ from aegis_agent.domain.model_errors import ModelUnloaded
 from aegis_agent.domain.offload import LARGE
 from aegis_agent.domain.residency import Residency, Slot
 from aegis_agent.domain.statistics import Statistics
+from aegis_agent.domain.usage import Stepped
 from aegis_common.clock import Clock, utc_now
 
 Open = Callable[[bytes | None], Awaitable[LoadedModel]]
@@ -91,18 +92,25 @@ class OnnxRunner:
         self._check_available()
         async with self._residency.use(self._slot) as model:
             begun = loop.time()
-            items = await form.reader.read(
+            reading = form.reader.read(
                 call.arguments, lambda given: prepared(model, replace(call, arguments=given))
             )
+            items = await Stepped(reading, call.spent)
             self.statistics.compute_input.add(loop.time() - begun)
-            outputs = await self._outputs(items, call.deadline)
+            outputs = await self._outputs(items, call)
         if sum(array.size for arrays in outputs for array in arrays.values()) > LARGE:
-            return await asyncio.to_thread(form.writer.write, call.arguments, items, outputs)
-        return form.writer.write(call.arguments, items, outputs)
+            return await asyncio.to_thread(self._written, call, items, outputs)
+        return self._written(call, items, outputs)
 
-    async def _outputs(self, items: Sequence[Item], deadline: float) -> list[Tensors]:
+    def _written(self, call: Call, items: Sequence[Item], outputs: Sequence[Tensors]) -> Any:
+        begun = time.thread_time()
+        answer = self._form.writer.write(call.arguments, items, outputs)
+        call.spent.add(time.thread_time() - begun)
+        return answer
+
+    async def _outputs(self, items: Sequence[Item], call: Call) -> list[Tensors]:
         """Run all items at once; a model that is run in batches may take several in one."""
-        arrived = asyncio.get_running_loop().time()
+        arrived, deadline = asyncio.get_running_loop().time(), call.deadline
 
         async def one(item: Item) -> Tensors:
             try:
@@ -110,6 +118,7 @@ class OnnxRunner:
             except BaseException:
                 self.statistics.fail.add(asyncio.get_running_loop().time() - arrived)
                 raise
+            call.spent.add(run.cpu_s)
             return run.outputs
 
         if len(items) == 1:

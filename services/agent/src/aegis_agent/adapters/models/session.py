@@ -57,6 +57,7 @@ class OnnxSession:
     Attributes:
         signature: What it takes and gives.
         provider: What runs it.
+        threads: Threads of one inference.
 
     Raises:
         ValueError: The digest is another one, or none of the providers is available here.
@@ -69,6 +70,7 @@ class OnnxSession:
     ) -> None:
         if hashlib.sha256(model).hexdigest() != sha256:
             raise ValueError("the bytes that arrived are not the model's")
+        self.threads: Final = threads
         options = _ORT.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final
 
 from aegis_agent.domain.call import Priority
+from aegis_agent.domain.usage import UNMEASURED, Usage
 from aegis_common.errors import AegisError, ErrorKind
 
 KEPT_ATTEMPTS: Final = 50
@@ -142,6 +143,7 @@ class AttemptRecord:
     ended: datetime | None = None
     outcome: Outcome | None = None
     failure: Failure | None = None
+    usage: Usage = UNMEASURED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from aegis_agent.domain.jobs.errors import Fenced
 from aegis_agent.domain.jobs.job import Failure, Job, Outcome, Phase, State, WaitReason
+from aegis_agent.domain.usage import Usage
 
 
 def check_current(job: Job, attempt: int) -> None:
@@ -28,6 +29,14 @@ def closed(job: Job, attempt: int, outcome: Outcome, failure: Failure | None, no
     check_current(job, attempt)
     last = replace(job.attempts[-1], ended=now, outcome=outcome, failure=failure)
     return replace(job, attempts=(*job.attempts[:-1], last), runner="", entry="")
+
+
+def metered(job: Job, attempt: int, usage: Usage) -> Job:
+    """Return *job* with what an attempt used, if that has ended and is the last one."""
+    last = job.attempts[-1] if job.attempts else None
+    if last is None or last.number != attempt or last.ended is None:
+        return job
+    return replace(job, attempts=(*job.attempts[:-1], replace(last, usage=usage)))
 
 
 def ended(job: Job, state: State, failure: Failure | None, *, keep: timedelta, now: datetime) -> Job:
