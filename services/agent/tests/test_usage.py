@@ -15,25 +15,10 @@ from aegis_agent.adapters.ledger import LedgerAway, UsagePost
 from aegis_agent.domain.errors import ToolFailed, ToolTimeout
 from aegis_agent.domain.usage import Spent, Stepped, Usage, UsedCall
 from aegis_agent.domain.usage_book import UsageBook
+from aegis_agent.testing.tools import burn, burn_and_fail, burn_for_ever
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-
-
-def burn(seconds: float) -> int:
-    begun, turns = time.process_time(), 0
-    while time.process_time() - begun < seconds:
-        turns += 1
-    return turns
-
-
-def burn_and_fail(seconds: float) -> int:
-    burn(seconds)
-    raise RuntimeError("no")
-
-
-def burn_for_ever() -> int:
-    return burn(60.0)
 
 
 async def burn_here(seconds: float) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +51,14 @@ MODS: Final = {
 }
 SHAPED: Final = [name for name, known in KNOWN.items() if known.shaped]
 NODES: Final = 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heap() -> Iterator[None]:
+    """Flower collects garbage for each array: spare it what a long test process holds."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def halving_app(*, mods: Any = (), answers: dict[int, Any] | None = None) -> ClientApp:

@@ -63,6 +63,22 @@ def spin(pid_file: str = "") -> int:
         pass
 
 
+def burn(seconds: float) -> int:
+    begun, turns = time.process_time(), 0
+    while time.process_time() - begun < seconds:
+        turns += 1
+    return turns
+
+
+def burn_and_fail(seconds: float) -> int:
+    burn(seconds)
+    raise RuntimeError("no")
+
+
+def burn_for_ever() -> int:
+    return burn(60.0)
+
+
 def spin_with_descendants(pid_file: str) -> int:
     """Leave one child in the process group and one that has left it."""
     code = "import time; time.sleep(600)"

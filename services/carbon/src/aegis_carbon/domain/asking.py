@@ -144,7 +144,7 @@ class Asking:
         """Ask the provider unless another process does, and remember the answer."""
         lease = await self._cache.acquire(key, hold=self._policy.budget * 2)
         if lease is None:
-            other: CacheEntry[T] | None = await self._answer_of_another(key)
+            other: CacheEntry[T] | None = await self._answer_of_another(key, seen)
             if other is not None:
                 return other
         try:
@@ -155,12 +155,13 @@ class Asking:
             if lease is not None:
                 await self._cache.release(key, lease)
 
-    async def _answer_of_another(self, key: CacheKey) -> CacheEntry[Any] | None:
+    async def _answer_of_another(self, key: CacheKey, seen: CacheEntry[Any] | None) -> CacheEntry[Any] | None:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._policy.budget.total_seconds()
         while loop.time() < until:
             await asyncio.sleep(_POLL_S)
             entry = await self._cache.get(key)
-            if entry is not None and self._clock() < entry.ask_after:
+            # A history that comes in chunks is asked for again at once: what counts is that this one is new.
+            if entry is not None and (seen is None or entry.ask_after != seen.ask_after):
                 return entry
         return None

@@ -42,7 +42,7 @@ class OtherTenants(AegisError):
 
 
 class ReportTooLarge(AegisError):
-    kind = ErrorKind.RESOURCE_EXHAUSTED
+    kind = ErrorKind.FAILED_PRECONDITION
     reason = "REPORT_TOO_LARGE"
 
 
