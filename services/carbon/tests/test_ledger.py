@@ -21,9 +21,10 @@ from aegis.carbon.v1 import ledger_service_pb2_grpc as pb_grpc
 from aegis_carbon.main import running
 from aegis_carbon.settings import PowerSettings, Settings
 from aegis_carbon.testing.clock import ManualClock
-from aegis_carbon.testing.ledger import Grid, stamp, usage
+from aegis_carbon.testing.ledger import Grid, usage
 from aegis_carbon.testing.uk_api import UkApi
 from aegis_common.rpc.errors import details_of, from_status
+from aegis_common.rpc.times import timestamp
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.redis import RedisServer
 
@@ -145,7 +146,7 @@ async def test_waiting_is_compared_with_running_at_once(
 ) -> None:
     start = clock.now - timedelta(hours=4)
     waited = usage(
-        clock, "waited", hours=1, ago=3, run_now_start_time=stamp(start - timedelta(hours=5)), units=2
+        clock, "waited", hours=1, ago=3, run_now_start_time=timestamp(start - timedelta(hours=5)), units=2
     )
     stub = await service.stub()
     (outcome,) = await record(stub, waited)
@@ -216,7 +217,7 @@ async def test_entries_are_listed_by_their_end_in_pages(service: Service, clock:
         token = page.next_page_token
         if not token:
             break
-    since = await stub.ListUsages(pb.ListUsagesRequest(since=stamp(clock.now - timedelta(minutes=1))))
+    since = await stub.ListUsages(pb.ListUsagesRequest(since=timestamp(clock.now - timedelta(minutes=1))))
 
     assert ["u1", "u0", "u3", "u2", "u4"] == names
     assert 2 == len(since.entries)

@@ -188,3 +188,8 @@ class AgentSettings(ServiceSettings):
     """Whether installed packages may bring tools (entry points `aegis.tools`)."""
     warm_up: bool = True
     """Whether each tool gets its first child at start, rather than at its first call."""
+
+    @property
+    def zone_name(self) -> str:
+        """`zones/{zone}`, or empty where none is set."""
+        return self.zone and f"zones/{self.zone}"

@@ -252,7 +252,7 @@ async def jobs_of(
         ),
         weights=settings.tenant_weights,
         instance=settings.instance,
-        zone=settings.zone and f"zones/{settings.zone}",
+        zone=settings.zone_name,
         report=settings.usage_interval,
     )
     made = running_jobs(
@@ -291,8 +291,7 @@ async def accounted(
     book = UsageBook(clock=utc_now)
     manager.dispatcher.uses = book
     observe_usage(telemetry, book)
-    zone = settings.zone and f"zones/{settings.zone}"
-    async with UsagePost(book, GrpcLedger(carbon), zone=zone, interval=settings.usage_interval):
+    async with UsagePost(book, GrpcLedger(carbon), zone=settings.zone_name, interval=settings.usage_interval):
         yield
 
 

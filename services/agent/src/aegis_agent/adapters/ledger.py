@@ -11,7 +11,6 @@ from typing import Final, Protocol, Self
 
 import grpc
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.carbon.v1 import ledger_service_pb2 as pb
 from aegis.carbon.v1 import ledger_service_pb2_grpc as pb_grpc
@@ -20,6 +19,7 @@ from aegis_common.auth.principal import Principal
 from aegis_common.background import Every
 from aegis_common.rpc.errors import remote_error
 from aegis_common.rpc.outgoing import acting_for
+from aegis_common.rpc.times import timestamp
 
 BATCH: Final = 500
 """Usages that are sent at once."""
@@ -70,13 +70,6 @@ class GrpcLedger:
             self._trouble = ""
             _log.info("the ledger takes usage again")
         return [outcome.error.message for outcome in answer.outcomes]
-
-
-def stamp(moment: datetime) -> Timestamp:
-    """Return a moment as protobuf."""
-    made = Timestamp()
-    made.FromDatetime(moment)
-    return made
 
 
 def after(start: datetime, end: datetime) -> datetime:
@@ -134,8 +127,8 @@ class UsagePost:
         return pb.Usage(
             id=item.id,
             kind=pb.USAGE_KIND_CALL,
-            start_time=stamp(item.start),
-            end_time=stamp(after(item.start, item.end)),
+            start_time=timestamp(item.start),
+            end_time=timestamp(after(item.start, item.end)),
             zone=self._zone,
             cpu_seconds=item.cpu_s,
             memory_gib_hours=item.memory_gib_h,

@@ -25,6 +25,12 @@ class Usage:
 
 
 UNMEASURED: Final = Usage()
+_GIB_H: Final = (1 << 30) * 3600.0
+
+
+def gib_hours(held_bytes: int, seconds: float) -> float:
+    """Return what *held_bytes* are over so many seconds, in GiB-hours."""
+    return held_bytes * seconds / _GIB_H
 
 
 class Spent:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from aegis_agent.domain.usage import UsedCall
+from aegis_agent.domain.usage import UsedCall, gib_hours
 
 MAX_SUMS: Final = 10_000
 """Sums that are kept while the ledger is away; calls that would need another are dropped and counted."""
-_GIB_H: Final = (1 << 30) * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class UsageSum:
         self.start, self.end = min(self.start, start), max(self.end, end)
         self.calls += 1
         self.cpu_s += call.usage.cpu_s or 0.0
-        self.memory_gib_h += (call.usage.peak_bytes or 0) * call.seconds / _GIB_H
+        self.memory_gib_h += gib_hours(call.usage.peak_bytes or 0, call.seconds)
 
 
 class UsageBook:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
@@ -29,18 +28,6 @@ QUALITIES: Final = {
 def time_to_work() -> float:
     """Return the seconds that a call can spend on its answer."""
     return current_call().time_remaining() * (1 - MARGIN)
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    result = Timestamp()
-    result.FromDatetime(moment)
-    return result
-
-
-def duration(span: timedelta) -> Duration:
-    result = Duration()
-    result.FromTimedelta(span)
-    return result
 
 
 def moment(found: Timestamp, field: str) -> datetime:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from aegis.carbon.v1 import ledger_service_pb2 as pb
-from aegis_carbon.adapters.convert import SIGNALS, ZONES, moment, timestamp
+from aegis_carbon.adapters.convert import SIGNALS, ZONES, moment
 from aegis_carbon.domain.ledger.emissions import IntensityKind
 from aegis_carbon.domain.ledger.entry import Entry, Statement
 from aegis_carbon.domain.ledger.report import Dimension, Row
 from aegis_carbon.domain.ledger.usage import EnergyMethod, Kind, Usage
+from aegis_common.rpc.times import timestamp
 
 USAGES: Final = "usages/"
 KINDS: Final = {
@@ -91,7 +92,7 @@ def usage_message(usage: Usage) -> pb.Usage:
         units=usage.units,
         unit=usage.unit,
         reserved_cores=usage.reserved_cores,
-        run_now_start_time=timestamp(usage.run_now_start) if usage.run_now_start else None,
+        run_now_start_time=timestamp(usage.run_now_start),
         tool=usage.tool,
         model=usage.model,
         run=usage.run,

@@ -11,13 +11,14 @@ import grpc.aio
 
 from aegis.carbon.v1 import plan_service_pb2 as pb
 from aegis.carbon.v1 import plan_service_pb2_grpc as pb_grpc
-from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, moment, time_to_work, timestamp
+from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, moment, time_to_work
 from aegis_carbon.domain.job import Interruption, PowerStep
 from aegis_carbon.domain.outlook import Outlook, OutlookPart
 from aegis_carbon.domain.planning import JobRequest, Planned, Planning
 from aegis_carbon.domain.timeseries import IntensitySeries
 from aegis_common.errors import AegisError
 from aegis_common.rpc.errors import to_status
+from aegis_common.rpc.times import timestamp
 
 DEFAULT_ZONE: Final = "-"
 

@@ -9,7 +9,7 @@ import grpc.aio
 
 from aegis.carbon.v1 import carbon_service_pb2 as pb
 from aegis.carbon.v1 import carbon_service_pb2_grpc as pb_grpc
-from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, duration, moment, time_to_work, timestamp
+from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, moment, time_to_work
 from aegis_carbon.domain.advisor import CarbonAdvisor
 from aegis_carbon.domain.catalog import Zone
 from aegis_carbon.domain.intensity import Intensity
@@ -20,6 +20,7 @@ from aegis_carbon.domain.schedule import Decision, OnMissing, Reason, Verdict, W
 from aegis_common.clock import Clock
 from aegis_common.errors import InvalidArgument
 from aegis_common.paging import page
+from aegis_common.rpc.times import duration, timestamp
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["CarbonService"].full_name
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.carbon.v1 import ledger_service_pb2 as pb
 from aegis_carbon.testing.clock import ManualClock
 from aegis_carbon.testing.series import HALF_HOUR
 from aegis_carbon.testing.uk_api import Answer, Request, moment, row
-
-
-def stamp(at: datetime) -> Timestamp:
-    found = Timestamp()
-    found.FromDatetime(at)
-    return found
+from aegis_common.rpc.times import timestamp
 
 
 def usage(clock: ManualClock, usage_id: str, *, hours: float = 1, ago: float = 0, **fields: Any) -> pb.Usage:
@@ -26,8 +19,8 @@ def usage(clock: ManualClock, usage_id: str, *, hours: float = 1, ago: float = 0
         **{
             "id": usage_id,
             "kind": pb.USAGE_KIND_JOB,
-            "start_time": stamp(end - timedelta(hours=hours)),
-            "end_time": stamp(end),
+            "start_time": timestamp(end - timedelta(hours=hours)),
+            "end_time": timestamp(end),
             "cpu_seconds": 3600,
             **fields,
         }

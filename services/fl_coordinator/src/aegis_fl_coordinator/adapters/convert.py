@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from aegis.fl.v1 import node_service_pb2 as node_pb
 from aegis.fl.v1 import training_service_pb2 as pb
+from aegis_common.rpc.times import duration, timestamp
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
 from aegis_fl_coordinator.domain.nodes import NodeStatus
@@ -101,7 +100,7 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         carbon_policy=pb.CarbonPolicy(
             zone=spec.carbon.zone,
             max_intensity_g_per_kwh=spec.carbon.max_intensity,
-            max_wait=_duration(spec.carbon.max_wait),
+            max_wait=duration(spec.carbon.max_wait),
         ),
         model=spec.model,
         state=pb.TrainingRun.State.Value(f"STATE_{run.state.name}"),
@@ -109,7 +108,7 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         completed_rounds=len(run.rounds),
         round_reports=[round_message(report) for report in run.rounds] if with_rounds else [],
         create_time=timestamp(run.create_time),
-        end_time=timestamp(run.end_time) if run.end_time else None,
+        end_time=timestamp(run.end_time),
         model_version=run.model_version,
         app_sha256=run.app_sha256,
         trace_id=run.trace_id,
@@ -130,7 +129,7 @@ def _aggregation_message(aggregation: Aggregation) -> pb.Aggregation:
         strategy=aggregation.strategy,
         fraction=aggregation.fraction,
         quorum=aggregation.quorum,
-        round_timeout=None if timeout is None else _duration(timedelta(seconds=timeout)),
+        round_timeout=None if timeout is None else duration(timedelta(seconds=timeout)),
         max_update_ratio=aggregation.max_update_ratio,
         max_weight_ratio=aggregation.max_weight_ratio,
     )
@@ -146,7 +145,7 @@ def round_message(report: RoundReport) -> pb.Round:
         metrics=dict(report.metrics),
         node_results=report.node_results,
         node_failures=[pb.NodeFailure(node=one.node, message=one.message) for one in report.node_failures],
-        duration=_duration(report.duration),
+        duration=duration(report.duration),
         checkpoint_sha256=report.checkpoint_sha256,
         capped_nodes=report.capped_nodes,
         epsilon=report.epsilon,
@@ -175,7 +174,7 @@ def node_message(status: NodeStatus) -> node_pb.Node:
         public_key_pem=status.node.public_key_pem,
         zone=status.node.zone,
         state=node_pb.Node.State.Value(f"STATE_{status.state.name}"),
-        last_active_time=timestamp(status.last_active) if status.last_active else None,
+        last_active_time=timestamp(status.last_active),
         create_time=timestamp(status.node.create_time),
     )
 
@@ -187,17 +186,5 @@ def _gate_message(gate: GateDecision) -> pb.GateDecision:
         intensity_g_per_kwh=gate.intensity,
         threshold_g_per_kwh=gate.threshold,
         source=gate.source,
-        waited=_duration(gate.waited),
+        waited=duration(gate.waited),
     )
-
-
-def timestamp(time: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
-
-
-def _duration(time: timedelta) -> Duration:
-    message = Duration()
-    message.FromTimedelta(time)
-    return message

@@ -11,7 +11,8 @@ from typing import Final
 
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis_common.clock import Clock
-from aegis_fl_coordinator.adapters.convert import round_message, run_message, timestamp
+from aegis_common.rpc.times import timestamp
+from aegis_fl_coordinator.adapters.convert import round_message, run_message
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import InvalidResumeToken
 from aegis_fl_coordinator.domain.ports import Event, RunStore

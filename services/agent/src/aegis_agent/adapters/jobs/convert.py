@@ -29,6 +29,7 @@ from aegis_agent.domain.jobs.job import (
 from aegis_agent.domain.jobs.ports import StoredJob
 from aegis_agent.domain.jobs.service import Explained, Wanted
 from aegis_common.rpc.errors import ErrorDetails, RemoteError, to_status
+from aegis_common.rpc.times import timestamp
 
 _STATES: Final = {state: pb.Job.State.Value(f"STATE_{state.name}") for state in State}
 _PHASES: Final = {phase: pb.Job.Phase.Value(f"PHASE_{phase.name}") for phase in Phase}
@@ -160,14 +161,6 @@ def status(failure: Failure) -> status_pb2.Status:
         failure.kind, failure.reason, failure.message, dict(failure.metadata), dict(failure.violations)
     )
     return to_status(RemoteError(details))
-
-
-def timestamp(value: datetime | None) -> Timestamp | None:
-    if value is None:
-        return None
-    made = Timestamp()
-    made.FromDatetime(value)
-    return made
 
 
 def _trace_id(traceparent: str) -> str:

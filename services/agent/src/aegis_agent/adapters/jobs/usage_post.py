@@ -12,10 +12,11 @@ from aegis.carbon.v1 import ledger_service_pb2 as pb
 from aegis_agent.adapters.jobs import keys
 from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.adapters.jobs.usage import SCHEMA_VERSION
-from aegis_agent.adapters.ledger import BATCH, Ledger, LedgerAway, after, stamp
+from aegis_agent.adapters.ledger import BATCH, Ledger, LedgerAway, after
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
+from aegis_agent.domain.usage import gib_hours
+from aegis_common.rpc.times import timestamp
 
-_GIB_H: Final = (1 << 30) * 3600.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -73,13 +74,13 @@ def _usage(note: dict[str, Any]) -> pb.Usage:
     return pb.Usage(
         id=note["id"],
         kind=pb.USAGE_KIND_JOB,
-        start_time=stamp(start),
-        end_time=stamp(end),
+        start_time=timestamp(start),
+        end_time=timestamp(end),
         zone=note["zone"],
         cpu_seconds=note["cpu_s"],
-        memory_gib_hours=note["peak_bytes"] * (end - start).total_seconds() / _GIB_H,
+        memory_gib_hours=gib_hours(note["peak_bytes"], (end - start).total_seconds()),
         units=1,
-        run_now_start_time=stamp(datetime.fromisoformat(run_now)) if run_now else None,
+        run_now_start_time=timestamp(datetime.fromisoformat(run_now)) if run_now else None,
         tool=note["tool"],
         model=note["model"],
         job=note["job"],

@@ -13,7 +13,7 @@ from typing import Final
 
 from aegis.agent.v1 import job_service_pb2 as pb
 from aegis_agent.adapters.jobs import events
-from aegis_agent.adapters.jobs.convert import job_message, progress_message, timestamp, whole_message
+from aegis_agent.adapters.jobs.convert import job_message, progress_message, whole_message
 from aegis_agent.adapters.jobs.effects import STATE_EVENT
 from aegis_agent.adapters.jobs.records import from_record, read_progress
 from aegis_agent.adapters.jobs.signals import Signals
@@ -21,6 +21,7 @@ from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.domain.jobs.errors import InvalidResumeToken
 from aegis_agent.domain.jobs.job import Job, JobRef
 from aegis_common.clock import Clock
+from aegis_common.rpc.times import timestamp
 
 _MARGIN_S: Final = 5.0
 _LOOK_S: Final = 5.0
