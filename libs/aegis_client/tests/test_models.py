@@ -181,9 +181,9 @@ def test_a_source_that_is_no_model_is_refused(
 @pytest.mark.parametrize(
     ("names", "fault"),
     [
-        ({"name": "Yard"}, "parent 'models/Yard' does not match"),
-        ({"version": "V 1"}, "version 'V 1' does not match"),
-        ({"aliases": ["fine", "Not Fine"]}, "aliases 'Not Fine' does not match"),
+        ({"name": "Yard"}, "parent: 'models/Yard' is not a model's resource name; use models/MODEL"),
+        ({"version": "V 1"}, "version: 'V 1' is not a version's id"),
+        ({"aliases": ["fine", "Not Fine"]}, "aliases: 'Not Fine' is not an alias"),
         ({"provenance": {"when": object()}}, "must be JSON"),
         ({"provenance": {"long": "x" * (2 << 20)}}, "manifest has 20.* bytes; at most"),
     ],

@@ -9,6 +9,7 @@ from buf.validate import validate_pb2
 from google.protobuf.message import Message
 
 from aegis_client.errors import UsageError
+from aegis_common.patterns import fault
 
 
 def check_form(request: Message) -> None:
@@ -26,4 +27,4 @@ def check_form(request: Message) -> None:
         pattern = rules.string.pattern or rules.repeated.items.string.pattern
         for text in ([value] if isinstance(value, str) else value) if pattern else ():
             if not re.search(pattern, text):
-                raise UsageError(f"{field.name} {text!r} does not match {pattern}")
+                raise UsageError(f"{field.name}: {fault(text, pattern)}")

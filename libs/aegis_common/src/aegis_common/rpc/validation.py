@@ -12,9 +12,11 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from aegis_common.errors import InvalidArgument
+from aegis_common.patterns import fault
 
 _JSON: Final = frozenset(f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue"))
 _LARGE_BYTES: Final = 4096
+_PATTERN: Final = "string.pattern"
 
 
 class InvalidRequest(InvalidArgument):
@@ -37,7 +39,7 @@ def request_validator() -> Callable[[Message], None]:
         violations = validator.collect_violations(request)
         if not violations:
             return
-        found = {_path(v.proto): v.proto.message or v.proto.rule_id for v in violations}
+        found = {_path(violation.proto): _what(violation) for violation in violations}
         text = "; ".join(f"{path or 'request'}: {what}" for path, what in found.items())
         raise InvalidRequest(f"the request is not valid: {text}", violations=found)
 
@@ -100,3 +102,11 @@ def _path(violation: Any) -> str:
         subscript = element.subscript
         steps.append(element.field_name + (f"[{subscript.value}]" if subscript else ""))
     return ".".join(steps)
+
+
+def _what(violation: protovalidate.Violation) -> str:
+    """Return what is wrong with a field, without the expression that its text should match."""
+    broken = violation.proto
+    if broken.rule_id == _PATTERN:
+        return fault(str(violation.field_value), str(violation.rule_value))
+    return broken.message or broken.rule_id
