@@ -124,7 +124,11 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
     report = fl.Round(number=1, metrics={"loss": 0.2, "accuracy": 0.9}, node_results=3, gate=gate)
     done = deployment.training.run(fl.TrainingRun.STATE_SUCCEEDED)
     deployment.training.scripts = [
-        [fl.WatchTrainingRunResponse(round=report), fl.WatchTrainingRunResponse(end=done)]
+        [
+            fl.WatchTrainingRunResponse(round=report),
+            fl.WatchTrainingRunResponse(state_change=done),
+            fl.WatchTrainingRunResponse(end=done),
+        ]
     ]
 
     assert aegis("fl", "run", "digits", "--rounds", "0") == 2
@@ -132,7 +136,7 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
 
     expected = "round 1/3  accuracy 0.9, loss 0.2  gate clean (120 of 150 gCO2e/kWh, replay)  3 nodes  -"
     assert expected in aegis.out.splitlines()
-    assert "SUCCEEDED" in aegis.out.splitlines()[-1]
+    assert ["SUCCEEDED" in line for line in aegis.out.splitlines()[-2:]] == [False, True]
     assert deployment.training.created[0].training_run.app_config["lr"] == 0.1
 
 

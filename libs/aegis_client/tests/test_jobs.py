@@ -251,7 +251,8 @@ def test_the_command_follows_a_job_and_prints_its_result(
             told("2", progress=pb.JobProgress(done=1, total=4, message="cut")),
             told("3", log=pb.JobLog(level="WARNING", message="[careful]")),
             told("4", chunk=pb.JobChunk(parts=[part_pb2.Part(text="item")])),
-            told("5", end=DONE),
+            told("5", state_change=DONE),
+            told("6", end=DONE),
         ]
     ]
     code = aegis("create", "echo", "--arg", "a=1", "--deadline", "2h", "--label", "team=red", "--clean")

@@ -46,8 +46,15 @@ class JsonLines:
 class PlainLines:
     """One line of text for each event, beside the result."""
 
+    def __init__(self) -> None:
+        self._state = ""
+
     def show(self, event: JobEvent) -> None:
         line = event_line(event)
+        if event.job is not None:
+            if event.kind == "end" and line == self._state:
+                return  # the job's last state was told already
+            self._state = line
         if line:
             typer.echo(line, err=True)
 

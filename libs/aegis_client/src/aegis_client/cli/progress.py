@@ -45,7 +45,7 @@ class JsonLines:
 
 
 class PlainLines:
-    """One line of text for each event."""
+    """One line of text for each event but the end, which the command tells with the model."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
@@ -53,6 +53,7 @@ class PlainLines:
     def show(self, event: RunEvent) -> None:
         if event.run:
             self._rounds = event.run.rounds or self._rounds
-            typer.echo(state_line(event.run))
+            if not event.run.ended:
+                typer.echo(state_line(event.run))
         if event.round:
             typer.echo(round_line(event.round, self._rounds))
