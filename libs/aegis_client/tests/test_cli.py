@@ -132,12 +132,29 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
     ]
 
     assert aegis("fl", "run", "digits", "--rounds", "0") == 2
-    assert aegis("fl", "run", "digits", "--rounds", "3", "--config", "lr=0.1") == 0
+    asked = "--rounds 3 --config lr=0.1 --strategy Krum --parameter num_malicious_nodes=1 --round-timeout 5m"
+    assert aegis("fl", "run", "digits", *asked.split()) == 0
 
     expected = "round 1/3  accuracy 0.9, loss 0.2  gate clean (120 of 150 gCO2e/kWh, replay)  3 nodes  -"
     assert expected in aegis.out.splitlines()
     assert ["SUCCEEDED" in line for line in aegis.out.splitlines()[-2:]] == [False, True]
-    assert deployment.training.created[0].training_run.app_config["lr"] == 0.1
+    sent = deployment.training.created[0].training_run
+    assert sent.app_config["lr"] == 0.1
+    assert (sent.aggregation.strategy, sent.aggregation.round_timeout.seconds) == ("Krum", 300)
+    assert sent.aggregation.parameters["num_malicious_nodes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [
+        ("--parameter beta", "--parameter 'beta' is not NAME=VALUE"),
+        ("--round-timeout soon", "--round-timeout 'soon' is no duration; for example 90s, 5m, 2h or 1d"),
+        ("--engine cloud", "'cloud' is not one of 'deployment', 'in-process'"),
+    ],
+)
+def test_a_wrong_option_of_a_run_is_named(aegis: Aegis, option: str, fault: str) -> None:
+    assert aegis("fl", "run", "digits", *option.split()) == 2
+    assert fault in aegis.err
 
 
 def test_a_run_that_fails_ends_with_1(aegis: Aegis, deployment: Deployment) -> None:
@@ -153,6 +170,9 @@ def test_runs_nodes_and_models_are_managed(aegis: Aegis, tmp_path: Path, deploym
 
     assert aegis("fl", "list") == 0
     assert aegis("fl", "get", "r1") == 0
+    assert "strategy  the app's own" in aegis.out
+    assert aegis("fl", "rounds", "r1") == 0
+    assert aegis.out == "no rounds yet\n"
     assert aegis("fl", "cancel", "r1", "-o", "json") == 0
     assert json.loads(aegis.out)["state"] == "CANCELLED"
     assert aegis("fl", "nodes", "register", "site-1", "--public-key", str(tmp_path / "pub.pem")) == 0

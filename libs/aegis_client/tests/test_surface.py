@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aegis.fl.v1 import training_service_pb2 as fl
 from aegis_client import (
     Action,
     AsyncClient,
@@ -145,7 +146,22 @@ def test_zones_and_their_intensity(deployment: Deployment) -> None:
 def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deployment) -> None:
     with deployment.client() as client:
         run = client.training.create(
-            "digits", rounds=3, model="digits", zone="GB", max_intensity=90, max_wait=30, config={"lr": 0.1}
+            "digits",
+            rounds=3,
+            model="digits",
+            zone="GB",
+            max_intensity=90,
+            max_wait=30,
+            config={"lr": 0.1},
+            strategy="Krum",
+            parameters={"num_malicious_nodes": 1},
+            fraction=0.5,
+            quorum=5,
+            round_timeout=90,
+            max_update_ratio=0,
+            seed=0,
+            engine="in_process",
+            virtual_nodes=10,
         )
         cancelled = client.training.cancel(run.name)
 
@@ -156,6 +172,13 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
     assert sent.training_run.carbon_policy.zone == "zones/GB"
     assert sent.training_run.carbon_policy.max_wait.seconds == 30
     assert sent.training_run.app_config["lr"] == 0.1
+    assert sent.training_run.engine == fl.TrainingRun.ENGINE_IN_PROCESS
+    assert (sent.training_run.virtual_nodes, sent.training_run.seed) == (10, 0)
+    assert sent.training_run.HasField("seed")
+    asked = fl.Aggregation(strategy="Krum", fraction=0.5, quorum=5, max_update_ratio=0)
+    asked.parameters["num_malicious_nodes"] = 1
+    asked.round_timeout.FromSeconds(90)
+    assert sent.training_run.aggregation == asked
     assert len(sent.request_id) == 36
 
 
@@ -235,6 +258,7 @@ def test_a_value_that_json_cannot_carry_is_refused_by_name(arguments: dict[str, 
     ("call", "fault"),
     [
         (lambda client: client.training.create("digits", rounds=10**12), "cannot be sent: .*1000000000000"),
+        (lambda client: client.training.create("digits", engine="cloud"), "engine 'cloud' is not one of dep"),
         (lambda client: client.tools.run("echo", {"text": "\ud800"}), "cannot be sent: .*surrogates"),
         (lambda client: client.tools.run("echo", {"a": nested(60)}), "nested too deeply"),
         (lambda client: client.tools.run("echo", timeout=-3), "timeout -3 is not"),

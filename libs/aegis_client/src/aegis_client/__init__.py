@@ -53,17 +53,27 @@ if TYPE_CHECKING:
     from aegis_client.tool_files import ToolFile
     from aegis_client.tools import Action, Tool, ToolResult
     from aegis_client.trace import last_trace_id, tracing
-    from aegis_client.training import Gate, NodeFailure, Round, RunEvent, TrainingRun
+    from aegis_client.training_forms import (
+        Aggregation,
+        CarbonPolicy,
+        Gate,
+        NodeFailure,
+        Round,
+        RunEvent,
+        TrainingRun,
+    )
 
 __all__ = [
     "Aborted",
     "Action",
     "AegisApiError",
     "AegisClientError",
+    "Aggregation",
     "AlreadyExists",
     "Artifact",
     "AsyncClient",
     "Cancelled",
+    "CarbonPolicy",
     "CarbonStatement",
     "Client",
     "DataLoss",
@@ -153,7 +163,7 @@ _HOMES: Final = {
     "tool_files": "ToolFile",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
-    "training": "Gate NodeFailure Round RunEvent TrainingRun",
+    "training_forms": "Aggregation CarbonPolicy Gate NodeFailure Round RunEvent TrainingRun",
 }
 _HOME: Final = {name: module for module, names in _HOMES.items() for name in names.split()}
 

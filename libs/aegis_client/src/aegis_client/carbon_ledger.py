@@ -12,7 +12,7 @@ from aegis.carbon.v1 import carbon_service_pb2 as carbon_pb
 from aegis.carbon.v1 import ledger_service_pb2 as pb
 from aegis_client.core.operation import Listing, Operation, Page, method
 from aegis_client.core.status import status_error
-from aegis_client.core.values import enum_name, enum_value, moment, optional_resource, resource, stamp
+from aegis_client.core.values import enum_name, enum_value, known, moment, optional_resource, resource, stamp
 from aegis_client.errors import AegisApiError
 
 RECORD_USAGE: Final = method(pb, "LedgerService", "RecordUsage", pb.RecordUsageResponse)
@@ -240,10 +240,6 @@ def _read_outcomes(answer: pb.RecordUsageResponse) -> list[UsageEntry | AegisApi
     ]
 
 
-def _known(message: Any, name: str) -> Any:
-    return getattr(message, name) if message.HasField(name) else None
-
-
 def _read_entry(entry: pb.UsageEntry) -> UsageEntry:
     return UsageEntry(
         name=entry.name,
@@ -253,7 +249,7 @@ def _read_entry(entry: pb.UsageEntry) -> UsageEntry:
         kwh_low=entry.kwh_low,
         kwh_high=entry.kwh_high,
         estimated=entry.estimated,
-        embodied_grams=_known(entry, "embodied_grams"),
+        embodied_grams=known(entry, "embodied_grams"),
         statements=tuple(map(_read_statement, entry.statements)),
         final=entry.final,
     )
@@ -263,12 +259,12 @@ def _read_statement(found: pb.Statement) -> CarbonStatement:
     return CarbonStatement(
         as_of=moment(found, "as_of"),
         reason=found.reason,
-        grams=_known(found, "grams"),
-        grams_low=_known(found, "grams_low"),
-        grams_high=_known(found, "grams_high"),
+        grams=known(found, "grams"),
+        grams_low=known(found, "grams_low"),
+        grams_high=known(found, "grams_high"),
         unknown_kwh=found.unknown_kwh,
-        run_now_grams=_known(found, "run_now_grams"),
-        saved_grams=_known(found, "saved_grams"),
+        run_now_grams=known(found, "run_now_grams"),
+        saved_grams=known(found, "saved_grams"),
         providers=tuple(found.providers),
         signal=enum_name(carbon_pb.Signal, found.signal),
         intensity_kind=enum_name(pb.IntensityKind, found.intensity_kind),
@@ -283,7 +279,7 @@ def _read_row(row: pb.ReportRow) -> ReportRow:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(ReportRow):
         presence = row.DESCRIPTOR.fields_by_name[field.name].has_presence
-        values[field.name] = _known(row, field.name) if presence else getattr(row, field.name)
+        values[field.name] = known(row, field.name) if presence else getattr(row, field.name)
     kind = enum_name(pb.UsageKind, row.kind)
     values["kind"] = "" if kind == "UNSPECIFIED" else kind
     values["signal"] = enum_name(carbon_pb.Signal, row.signal)

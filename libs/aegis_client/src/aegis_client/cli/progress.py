@@ -14,7 +14,7 @@ from aegis_client.cli.run_text import round_line, state_line
 from aegis_client.cli.state import Format
 
 if TYPE_CHECKING:
-    from aegis_client.training import RunEvent, TrainingRun
+    from aegis_client.training_forms import RunEvent, TrainingRun
 
 
 class View(Protocol):

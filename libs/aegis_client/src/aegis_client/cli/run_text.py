@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aegis_client.cli.output import seconds, short
 
 if TYPE_CHECKING:
-    from aegis_client.training import Gate, Round, TrainingRun
+    from aegis_client.training_forms import Aggregation, CarbonPolicy, Gate, Round, TrainingRun
 
 
 def state_line(run: TrainingRun) -> str:
@@ -23,6 +23,8 @@ def round_line(report: Round, rounds: int) -> str:
         nodes_text(report),
         seconds(report.duration),
     ]
+    if report.epsilon is not None:
+        cells.append(f"epsilon {report.epsilon:.3g}")
     return "  ".join(cells)
 
 
@@ -47,3 +49,22 @@ def nodes_text(report: Round) -> str:
     text = f"{report.node_results} nodes"
     failures = ", ".join(f"{short(item.node) or 'a node'}: {item.message}" for item in report.node_failures)
     return f"{text}, failed: {failures}" if failures else text
+
+
+def aggregation_text(found: Aggregation) -> str:
+    """Return the strategy, and what was asked for beside it."""
+    given = ", ".join(f"{name}={value}" for name, value in found.parameters.items())
+    parts = [(found.strategy or "the app's own") + (f" ({given})" if given else "")]
+    if found.fraction is not None:
+        parts.append(f"fraction {found.fraction:g}")
+    if found.quorum:
+        parts.append(f"quorum {found.quorum}")
+    if found.round_timeout is not None:
+        parts.append(f"at most {seconds(found.round_timeout)} a round")
+    return ", ".join(parts)
+
+
+def policy_text(found: CarbonPolicy) -> str:
+    limit = found.max_intensity_g_per_kwh
+    at = "the zone's threshold" if limit is None else f"at most {limit:g} gCO2e/kWh"
+    return f"{short(found.zone) or 'default zone'}, {at}, waits up to {seconds(found.max_wait)} a round"

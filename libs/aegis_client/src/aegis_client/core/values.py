@@ -71,6 +71,11 @@ def span(message: Any, field: str) -> timedelta | None:
     return getattr(message, field).ToTimedelta() if message.HasField(field) else None
 
 
+def known(message: Any, field: str) -> Any:
+    """Return a field that has presence, or None when it is unset."""
+    return getattr(message, field) if message.HasField(field) else None
+
+
 def duration(seconds: float | timedelta | None) -> duration_pb2.Duration | None:
     """Return a duration for a field that may be left out."""
     if seconds is None:

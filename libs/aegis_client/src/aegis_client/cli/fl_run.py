@@ -1,0 +1,121 @@
+"""`aegis fl run`: everything that a training run can be asked for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from aegis_client.cli.arguments import duration_s, json_or_text, pairs
+from aegis_client.cli.run_follow import follow, print_run
+from aegis_client.cli.state import Format, Output, state_of
+
+
+class Engine(StrEnum):
+    DEPLOYMENT = "deployment"
+    IN_PROCESS = "in-process"
+
+
+def run(
+    ctx: typer.Context,
+    training_app: Annotated[str, typer.Argument(metavar="APP", help="Training app, for example digits.")],
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Rounds. Default: the coordinator's.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Publish the result as this model.", show_default=False)] = "",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="FedAvg, FedMedian, Krum, ..., or module:Class. Default: the app's own."
+        ),
+    ] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the strategy; repeat it.")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A value of the app's own configuration; repeat it."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes what the run draws repeat. Default: runs differ.")
+    ] = None,
+    min_nodes: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Nodes that a round needs. Default: the coordinator's."),
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(help="Part of the online nodes that a round trains on, above 0 to 1. Default: all."),
+    ] = None,
+    quorum: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Usable results that a round needs. Default: half of them."),
+    ] = None,
+    round_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="Leave out nodes that take longer, 1s to 12h. Default: the app's, 10m."
+        ),
+    ] = "",
+    max_update_ratio: Annotated[
+        float | None,
+        typer.Option(help="Drop updates so many times as far off as the median; 0: none. Default: 10."),
+    ] = None,
+    max_weight_ratio: Annotated[
+        float | None, typer.Option(help="Most weight of a node, in times the median. Default: 10.")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Nodes at the sites, or virtual ones beside the coordinator.")
+    ] = Engine.DEPLOYMENT,
+    virtual_nodes: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Nodes of a run in process. Default: as --min-nodes."),
+    ] = None,
+    zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
+    max_intensity: Annotated[
+        float | None,
+        typer.Option(metavar="G_PER_KWH", help="Threshold of the gate. Default: the zone's own."),
+    ] = None,
+    max_wait: Annotated[
+        str, typer.Option(metavar="DURATION", help="Longest wait before a round, up to 7d. Default: 1h.")
+    ] = "",
+    request_id: Annotated[
+        str, typer.Option(metavar="UUID", help="Idempotency key: the same one again gives the same run.")
+    ] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="Do not follow the run.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Create a training run and follow it to its end."""
+    with state_of(ctx).client() as client:
+        made = client.training.create(
+            training_app,
+            rounds=rounds or 0,
+            min_nodes=min_nodes or 0,
+            model=model,
+            strategy=strategy,
+            parameters=_values(parameter, "--parameter"),
+            fraction=fraction,
+            quorum=quorum or 0,
+            round_timeout=duration_s(round_timeout, "--round-timeout"),
+            max_update_ratio=max_update_ratio,
+            max_weight_ratio=max_weight_ratio,
+            seed=seed,
+            engine=engine,
+            virtual_nodes=virtual_nodes or 0,
+            zone=zone,
+            max_intensity=max_intensity,
+            max_wait=duration_s(max_wait, "--max-wait"),
+            config=_values(config, "--config"),
+            request_id=request_id,
+        )
+        if detach:
+            print_run(made, output)
+            return
+        if output is Format.TEXT:
+            typer.echo(f"{made.name}  trace {made.trace_id}")
+        follow(client, made, output)
+
+
+def _values(texts: list[str] | None, option: str) -> dict[str, object]:
+    return {name: json_or_text(text) for name, text in pairs(texts, option)}

@@ -1,0 +1,274 @@
+"""Training runs as the SDK shows them, and how they are read from messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from aegis.fl.v1 import training_service_pb2 as pb
+from aegis_client.core.operation import Page, Step
+from aegis_client.core.values import enum_name, known, moment, span, unstruct
+
+ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What the carbon gate said before a round.
+
+    Attributes:
+        clean: True when the intensity was low enough; false when the wait was over or there was no data.
+        reason: One word, for example `BELOW_THRESHOLD`, `MAX_WAIT` or `CARBON_UNAVAILABLE`.
+        intensity_g_per_kwh: At the start of the round; None when there was none.
+        threshold_g_per_kwh: None when the carbon service did not answer.
+        source: Provider of the intensity, or empty.
+        waited: Time that the round waited for the grid.
+    """
+
+    clean: bool
+    reason: str
+    intensity_g_per_kwh: float | None
+    threshold_g_per_kwh: float | None
+    source: str
+    waited: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFailure:
+    """One node's failure in a round; `node` is empty when it could not be named."""
+
+    node: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """The report of one round.
+
+    Attributes:
+        number: 1 and up.
+        gate: What the carbon gate said, or None when it did not say anything.
+        metrics: By name, for example `accuracy` (0 to 1) on the server's test set.
+        node_results: Nodes whose results went into the model.
+        node_failures: Nodes that failed, were late, or whose results were dropped.
+        duration: Time from the opening of the gate to the aggregated model.
+        checkpoint_sha256: Of the checkpoint, 64 lower-case hex digits.
+        capped_nodes: `nodes/{node}` of those whose weight was lowered.
+        epsilon: Privacy that the run has spent up to here; None when no bound is known.
+        delta: The delta of `epsilon`.
+    """
+
+    number: int
+    gate: Gate | None
+    metrics: dict[str, float]
+    node_results: int
+    node_failures: tuple[NodeFailure, ...]
+    duration: timedelta | None
+    checkpoint_sha256: str
+    capped_nodes: tuple[str, ...] = ()
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregation:
+    """How the updates of a round become the next model.
+
+    Attributes:
+        strategy: One of Flower's, `module:Class` of the app's own, or empty for the app's choice.
+        parameters: Its parameters by their names in Flower.
+        fraction: Part of the online nodes that a round trains on, above 0 to 1; None for all.
+        quorum: Usable results that a round needs; 0 for half of the nodes that were asked, rounded up.
+        round_timeout: How long a round waits for results; None for the app's own choice.
+        max_update_ratio: Longest update as a multiple of the median one; 0 drops none.
+        max_weight_ratio: Largest weight of a node as a multiple of the median one.
+    """
+
+    strategy: str
+    parameters: dict[str, Any]
+    fraction: float | None
+    quorum: int
+    round_timeout: timedelta | None
+    max_update_ratio: float
+    max_weight_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarbonPolicy:
+    """When a round may start.
+
+    Attributes:
+        zone: `zones/{zone}` that counts, or empty for the carbon service's default.
+        max_intensity_g_per_kwh: Threshold; None for the zone's own.
+        max_wait: Longest wait before one round.
+    """
+
+    zone: str
+    max_intensity_g_per_kwh: float | None
+    max_wait: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRun:
+    """One federated training, from its creation to its published model.
+
+    Attributes:
+        name: `trainingRuns/{run}`.
+        app: Name of the training app.
+        state: `PENDING`, `WAITING_FOR_NODES`, `WAITING_FOR_GRID`, `RUNNING`, `PUBLISHING`, `SUCCEEDED`,
+            `FAILED`, `CANCELLING` or `CANCELLED`.
+        state_message: Why it stands there, in one sentence.
+        round_reports: The rounds so far, oldest first; empty in events.
+        model: `models/{model}` that the result is published as, or empty.
+        model_version: `models/{model}/versions/{version}` that was published, or empty.
+        trace_id: W3C trace id of the run; it stands in the logs of every service that the run touched.
+        engine: Where the nodes are: `DEPLOYMENT` (at the sites) or `IN_PROCESS` (beside the coordinator).
+        virtual_nodes: Nodes of a run in process; 0 for a run at the sites.
+        seed: Of what the run draws, or None.
+    """
+
+    name: str
+    app: str
+    rounds: int
+    min_nodes: int
+    state: str
+    state_message: str
+    completed_rounds: int
+    round_reports: tuple[Round, ...]
+    app_config: dict[str, Any]
+    model: str
+    model_version: str
+    app_sha256: str
+    trace_id: str
+    creator: str
+    create_time: datetime | None
+    end_time: datetime | None
+    engine: str
+    virtual_nodes: int
+    seed: int | None
+    aggregation: Aggregation
+    carbon_policy: CarbonPolicy
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def succeeded(self) -> bool:
+        return self.state == "SUCCEEDED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """What happened in a run.
+
+    Attributes:
+        kind: `state` and `end` come with `run`, `round` with `round`; `end` is the last event.
+        resume_token: Token to go on after this event, for `watch` of another client.
+    """
+
+    kind: str
+    run: TrainingRun | None
+    round: Round | None
+    time: datetime | None
+    resume_token: str
+
+
+def read_answer(answer: pb.GetTrainingRunResponse) -> TrainingRun:
+    return _read_run(answer.training_run)
+
+
+def read_runs(answer: pb.ListTrainingRunsResponse) -> Page[TrainingRun]:
+    return Page([_read_run(run) for run in answer.training_runs], answer.next_page_token)
+
+
+def read_step(message: pb.WatchTrainingRunResponse) -> Step[RunEvent]:
+    kind = message.WhichOneof("event")
+    if kind == "reconnect":
+        return Step(resume_token=message.resume_token, reconnect=True)
+    if kind is None:
+        return Step(resume_token=message.resume_token)  # an event of a newer server
+    run = {"state_change": message.state_change, "end": message.end}.get(kind)
+    event = RunEvent(
+        kind="state" if kind == "state_change" else kind,
+        run=_read_run(run) if run is not None else None,
+        round=_read_round(message.round) if kind == "round" else None,
+        time=moment(message, "event_time"),
+        resume_token=message.resume_token,
+    )
+    return Step(event, message.resume_token, last=kind == "end")
+
+
+def _read_run(run: pb.TrainingRun) -> TrainingRun:
+    return TrainingRun(
+        name=run.name,
+        app=run.app,
+        rounds=run.rounds,
+        min_nodes=run.min_nodes,
+        state=enum_name(pb.TrainingRun.State, run.state),
+        state_message=run.state_message,
+        completed_rounds=run.completed_rounds,
+        round_reports=tuple(_read_round(report) for report in run.round_reports),
+        app_config=unstruct(run.app_config),
+        model=run.model,
+        model_version=run.model_version,
+        app_sha256=run.app_sha256,
+        trace_id=run.trace_id,
+        creator=run.creator,
+        create_time=moment(run, "create_time"),
+        end_time=moment(run, "end_time"),
+        engine=enum_name(pb.TrainingRun.Engine, run.engine),
+        virtual_nodes=run.virtual_nodes,
+        seed=known(run, "seed"),
+        aggregation=_read_aggregation(run.aggregation),
+        carbon_policy=_read_policy(run.carbon_policy),
+    )
+
+
+def _read_aggregation(message: pb.Aggregation) -> Aggregation:
+    return Aggregation(
+        strategy=message.strategy,
+        parameters=unstruct(message.parameters),
+        fraction=known(message, "fraction"),
+        quorum=message.quorum,
+        round_timeout=span(message, "round_timeout"),
+        max_update_ratio=message.max_update_ratio,
+        max_weight_ratio=message.max_weight_ratio,
+    )
+
+
+def _read_policy(message: pb.CarbonPolicy) -> CarbonPolicy:
+    return CarbonPolicy(
+        zone=message.zone,
+        max_intensity_g_per_kwh=known(message, "max_intensity_g_per_kwh"),
+        max_wait=span(message, "max_wait"),
+    )
+
+
+def _read_round(report: pb.Round) -> Round:
+    return Round(
+        number=report.number,
+        gate=_read_gate(report.gate) if report.HasField("gate") else None,
+        metrics=dict(report.metrics),
+        node_results=report.node_results,
+        node_failures=tuple(
+            NodeFailure(node=failure.node, message=failure.message) for failure in report.node_failures
+        ),
+        duration=span(report, "duration"),
+        checkpoint_sha256=report.checkpoint_sha256,
+        capped_nodes=tuple(report.capped_nodes),
+        epsilon=known(report, "epsilon"),
+        delta=known(report, "delta"),
+    )
+
+
+def _read_gate(gate: pb.GateDecision) -> Gate:
+    return Gate(
+        clean=gate.clean,
+        reason=gate.reason,
+        intensity_g_per_kwh=known(gate, "intensity_g_per_kwh"),
+        threshold_g_per_kwh=known(gate, "threshold_g_per_kwh"),
+        source=gate.source,
+        waited=span(gate, "waited"),
+    )
