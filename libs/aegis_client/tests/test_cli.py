@@ -148,7 +148,10 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
     ("option", "fault"),
     [
         ("--parameter beta", "--parameter 'beta' is not NAME=VALUE"),
-        ("--round-timeout soon", "--round-timeout 'soon' is no duration; for example 90s, 5m, 2h or 1d"),
+        (
+            "--round-timeout soon",
+            "--round-timeout 'soon' is no duration; for example 90s, 5m, 2h, 1h30m or 1d",
+        ),
         ("--engine cloud", "'cloud' is not one of 'deployment', 'in-process'"),
     ],
 )

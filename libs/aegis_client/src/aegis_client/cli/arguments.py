@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from aegis_client.errors import UsageError
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_MAX_S: Final = 10 * 365 * 86400.0
 
 ArgumentOption = Annotated[
     list[str] | None,
@@ -72,32 +67,3 @@ def json_object(source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"--json {source} is not a JSON object")
     return value
-
-
-def duration_s(text: str, option: str) -> float | None:
-    """Return `90`, `90s`, `5m`, `2h` or `1d` in seconds, 0 to 10 years; None for an empty text.
-
-    Raises:
-        UsageError: It is no duration; *option* is named.
-    """
-    if not text:
-        return None
-    number, unit = (text[:-1], text[-1]) if text[-1] in _UNITS else (text, "s")
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= _MAX_S:
-        raise UsageError(f"{option} {text!r} is no duration; for example 90s, 5m, 2h or 1d")
-    return seconds
-
-
-def moment_of(text: str, option: str) -> datetime | None:
-    """Return an RFC 3339 time, or the moment after a duration from now."""
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.now(UTC) + timedelta(seconds=duration_s(text, option) or 0.0)
-    return moment if moment.tzinfo else moment.astimezone()

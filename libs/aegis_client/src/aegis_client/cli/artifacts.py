@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_client.cli.arguments import duration_s
 from aegis_client.cli.output import clock, print_fields, print_json, print_json_line, print_table, short
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.times import duration_s
 from aegis_client.cli.transfer import progress_bar
 
 if TYPE_CHECKING:

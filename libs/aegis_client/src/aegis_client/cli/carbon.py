@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.carbon_now import now
 from aegis_client.cli.carbon_plans import forecast, plan
 from aegis_client.cli.carbon_report import report
@@ -14,6 +13,7 @@ from aegis_client.cli.carbon_run import run
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.times import WHEN, duration_s, moment_of
 from aegis_client.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def check(
         str, typer.Option(metavar="DURATION", help="Decide by forecast, instead, for work that runs so long.")
     ] = "",
     within: Annotated[
-        str, typer.Option(metavar="DURATION", help="With --duration: it has to end within this time.")
+        str,
+        typer.Option(metavar=WHEN, help="With --duration: it has to end within this time, or by this time."),
     ] = "",
     min_saving: Annotated[
         float | None, typer.Option(metavar="SHARE", help="With --duration: wait only to save so much.")

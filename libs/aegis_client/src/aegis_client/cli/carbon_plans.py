@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.output import clock, print_fields, print_json, seconds, short
 from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.sparkline import marks, sparkline
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.times import WHEN, duration_s, moment_of
 
 if TYPE_CHECKING:
     from aegis_client.carbon_plans import Forecast, Plan
@@ -70,7 +70,10 @@ def plan(
         ),
     ] = "",
     deadline: Annotated[
-        str, typer.Option(metavar="TIME", help="It has ended by then; instead of --within.")
+        str,
+        typer.Option(
+            metavar=WHEN, help="It has ended by then, for example 'tomorrow 06:00'; instead of --within."
+        ),
     ] = "",
     zone: Annotated[
         list[str] | None,

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import sys
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aegis_client.cli.arguments import duration_s
 from aegis_client.cli.output import print_json, print_table, short
 from aegis_client.cli.state import state_of
-from aegis_client.errors import UsageError
+from aegis_client.cli.times import WHEN, since_of
 
 if TYPE_CHECKING:
     from aegis_client.carbon_ledger import ReportRow
@@ -31,16 +29,14 @@ def report(
     by: Annotated[
         str, typer.Option(metavar="NAMES", help="tenant, tool, model, run, zone, day, kind; by commas.")
     ] = "",
-    since: Annotated[
-        str, typer.Option(metavar="DURATION|TIME", help="First day: 7d is seven days ago. Default: 30d.")
-    ] = "30d",
+    since: Annotated[str, typer.Option(metavar=WHEN, help="First day: 7d is seven days ago.")] = "30d",
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="Everyone's usage; for admins.")] = False,
     output: Annotated[ReportFormat, typer.Option("-o", "--output", help="Form.")] = ReportFormat.TABLE,
 ) -> None:
     """Show energy, grams, SCI and what waiting saved, from the ledger. Days are UTC."""
     names = [name.strip() for name in by.split(",") if name.strip()]
     with state_of(ctx).client() as client:
-        rows = list(client.carbon.report(by=names, since=_since(since), all_tenants=all_tenants))
+        rows = list(client.carbon.report(by=names, since=since_of(since, "--since"), all_tenants=all_tenants))
     if output is ReportFormat.JSON:
         print_json(rows)
     elif output is ReportFormat.CSV:
@@ -49,17 +45,6 @@ def report(
         heads = ("work", "kWh", "gCO2e", "SCI g", "saved g", "worse", "")
         table = [(*(_text(row, name) for name in names), *_cells(row)) for row in rows]
         print_table((*names, *heads), table, empty="nothing was recorded in this time")
-
-
-def _since(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        found = duration_s(text, "--since")
-        if found is None:
-            raise UsageError("--since is empty; for example 7d") from None
-        return datetime.now(UTC) - timedelta(seconds=found)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _text(row: ReportRow, name: str) -> str:

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
-from aegis_client.cli.arguments import duration_s, moment_of
 from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.state import state_of
+from aegis_client.cli.times import WHEN, duration_s, moment_of
 from aegis_client.errors import UsageError
 
 _CHUNKS: Final = 20
@@ -24,7 +24,10 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run: after --.")],
     duration: Annotated[str, typer.Option(metavar="DURATION", help="How long it runs, about: 1h.")],
     within: Annotated[
-        str, typer.Option(metavar="DURATION|TIME", help="It has ended within this time, or by this time.")
+        str,
+        typer.Option(
+            metavar=WHEN, help="It has ended within this time, or by this time: 8h or 'tomorrow 06:00'."
+        ),
     ],
     zone: Annotated[str, typer.Option(help="Grid zone. Default: the deployment's.")] = "",
     interruptible: Annotated[

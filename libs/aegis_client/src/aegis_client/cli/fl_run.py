@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from aegis_client.cli.arguments import duration_s, json_or_text, pairs
+from aegis_client.cli.arguments import json_or_text, pairs
 from aegis_client.cli.run_follow import follow, print_run
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.times import duration_s
 
 
 class Engine(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,16 +12,15 @@ from aegis_client.cli.arguments import (
     ArgumentOption,
     FileOption,
     JsonOption,
-    duration_s,
     json_object,
     json_or_text,
-    moment_of,
     pairs,
 )
 from aegis_client.cli.failures import show
 from aegis_client.cli.job_view import print_job, result_lines, state_line, view
 from aegis_client.cli.output import clock, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.times import WHEN, ahead_of, duration_s, moment_of
 from aegis_client.cli.transfer import files_and_artifacts
 from aegis_client.errors import AegisApiError
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Run tools as durable jobs, and follow them.", no_args_is_help=True, rich_markup_mode=None
 )
-
-_WHEN: Final = "TIME|DURATION"
 
 
 @app.command()
@@ -46,8 +43,13 @@ def create(
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="Longest time of one attempt, for example 90s or 2h.")
     ] = "",
-    not_before: Annotated[str, typer.Option(metavar=_WHEN, help="Earliest start.")] = "",
-    deadline: Annotated[str, typer.Option(metavar=_WHEN, help="When it has to have ended.")] = "",
+    not_before: Annotated[
+        str, typer.Option(metavar=WHEN, help="Earliest start, for example 2h or 'tomorrow 06:00'.")
+    ] = "",
+    deadline: Annotated[
+        str,
+        typer.Option(metavar=WHEN, help="When it has to have ended, for example 8h or 2026-12-01T06:00Z."),
+    ] = "",
     priority: Annotated[str, typer.Option(help="low, normal or high.", show_default=False)] = "",
     max_attempts: Annotated[
         int, typer.Option(min=0, max=20, help="Most attempts; 0 lets the tool decide.")
@@ -83,7 +85,7 @@ def create(
             files=inline,
             parts=stored,
             tool_timeout=duration_s(timeout, "--timeout"),
-            not_before=moment_of(not_before, "--not-before"),
+            not_before=ahead_of(not_before, "--not-before"),
             deadline=moment_of(deadline, "--deadline"),
             priority=priority,
             max_attempts=max_attempts,
@@ -176,7 +178,7 @@ def cancel(ctx: typer.Context, names: list[str], output: Output = Format.TEXT) -
 def retry(
     ctx: typer.Context,
     names: list[str],
-    deadline: Annotated[str, typer.Option(metavar=_WHEN, help="A new deadline.")] = "",
+    deadline: Annotated[str, typer.Option(metavar=WHEN, help="A new deadline, for example 8h.")] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Run jobs that failed or were cancelled once more."""
