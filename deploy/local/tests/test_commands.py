@@ -13,6 +13,7 @@ import jwt
 import pytest
 from typer.testing import CliRunner
 
+from aegis_agent.adapters.children.sandbox import Confinement
 from aegis_client.cli import app as cli
 from aegis_common.errors import AegisError
 from aegis_local.commands import doctor, down, logs, status, token
@@ -93,6 +94,35 @@ def test_doctor_finds_this_installation_fit(tmp_path: Path) -> None:
     assert faults == []
     looked_at = {finding.what for finding in findings}
     assert {"platform", "programs", "redis", "ports", "tool isolation", "disk", "training"} <= looked_at
+
+
+def test_doctor_says_what_stands_between_a_tool_and_the_processes_it_starts(tmp_path: Path) -> None:
+    """The kernel's own word on filters is in /proc; that the trial tells it is the agent's test."""
+    findings = {item.what: item for item in examine(StateDir.at(tmp_path), port_base=0, nodes=3)}
+    filters = "\nSeccomp:" in Path("/proc/self/status").read_text()
+    told = findings["tool isolation"].detail
+
+    assert told.startswith(
+        "a seccomp filter refuses the processes" if filters else "no seccomp filter here: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "told"), [(True, "refused by an empty namespace"), (False, "open to tools")]
+)
+def test_doctor_says_that_processes_are_killed_after_the_call_where_no_filter_holds(
+    network: bool, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("aegis_agent.adapters.children.probe.probe", lambda: Confinement(False, network))
+
+    (found,) = (
+        item for item in examine(StateDir.at(tmp_path), port_base=0, nodes=3) if item.what == "tool isolation"
+    )
+
+    assert found.level is Level.WARNING
+    assert "processes that a tool starts are found and killed after its call" in found.detail
+    assert told in found.detail
+    assert ("network policy" in found.fix) is not network
 
 
 def test_every_finding_that_is_not_ok_says_how_to_mend_it(

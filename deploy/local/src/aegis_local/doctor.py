@@ -147,18 +147,31 @@ def _isolation() -> Finding:
     except (ImportError, OSError) as error:
         fix = "pip install --force-reinstall aegis-agent"
         return Finding("tool isolation", Level.WARNING, f"cannot be tried: {error}", fix)
-    forks = "processes are refused" if holds.processes else "processes are found and killed after the call"
-    network = "the network is refused" if holds.network else "the network is open"
-    detail = f"in a tool's child {forks}, {network}"
-    if holds.processes and holds.network:
-        return Finding("tool isolation", Level.OK, detail)
-    return Finding(
-        "tool isolation",
-        Level.WARNING,
-        detail,
-        "allow seccomp filters (kernel built with CONFIG_SECCOMP_FILTER; a container's own profile must not "
-        "forbid prctl), or isolate the agent by a network policy",
+    return _isolated(holds.processes, holds.network)
+
+
+def _isolated(processes: bool, network: bool) -> Finding:
+    """Say what stands between a tool's child and other processes, and the network.
+
+    Args:
+        processes: The seccomp filter refuses new processes; nothing else does.
+        network: The filter refuses the network; without a filter, an empty network namespace.
+    """
+    forks = (
+        "a seccomp filter refuses the processes that a tool would start"
+        if processes
+        else "no seccomp filter here: processes that a tool starts are found and killed after its call"
     )
+    means = " too" if processes else " by an empty namespace"
+    detail = f"{forks}; the network is {f'refused{means}' if network else 'open to tools'}"
+    if processes and network:
+        return Finding("tool isolation", Level.OK, detail)
+    allow = (
+        "allow seccomp filters (kernel built with CONFIG_SECCOMP_FILTER; a container's own profile must not "
+        "forbid prctl)"
+    )
+    fix = allow if network else f"{allow}, or isolate the agent by a network policy"
+    return Finding("tool isolation", Level.WARNING, detail, fix)
 
 
 def _disk(path: Path) -> Finding:
