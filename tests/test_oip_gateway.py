@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from jsonschema import Draft202012Validator
 from onnx import TensorProto
 
 from aegis_agent.main import running
@@ -59,12 +60,14 @@ class Doors:
         found: dict[str, Any] = json.loads(out)
         return found
 
-    async def rest(self, role: str, path: str = "/v2/models/colours/infer", **options: Any) -> httpx.Response:
+    async def rest(
+        self, role: str, path: str = "/v2/models/colours/infer", *, verb: str = "POST", **options: Any
+    ) -> httpx.Response:
         context = ssl.create_default_context(cafile=str(self.mesh.ca.bundle))
         headers = {"authorization": f"Bearer {self.mesh.token(roles=[role])}", **options.pop("headers", {})}
         url = f"https://localhost:{self.people}{path}"
         async with httpx.AsyncClient(verify=context, trust_env=False, timeout=60) as http:
-            return await http.post(url, headers=headers, **options)
+            return await http.request(verb, url, headers=headers, **options)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -154,6 +157,62 @@ async def test_rest_through_the_gateway_with_a_token(doors: Doors) -> None:
     assert (allowed.status_code, allowed.json()["outputs"][0]["data"]) == (200, [0, 1, 0])
     assert refused.status_code == 403
     assert (binary.status_code, binary.headers["inference-header-content-length"] > "0") == (200, True)
+
+
+def closed(schema: Any) -> Any:
+    """Return the schema with every object held to the properties that it names."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: closed(value) for key, value in schema.items()}
+    if "properties" in found and found.get("type") == "object":
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+async def test_every_answer_is_as_the_openapi_document_says(doors: Doors) -> None:
+    document = (await doors.rest("viewer", "/openapi.json", verb="GET")).json()
+    schemas = document["components"]["schemas"]
+    schemas |= {name: closed(told) for name, told in schemas.items() if name.startswith("inference.")}
+    operations = [
+        (path, verb, operation)
+        for path, item in document["paths"].items()
+        for verb, operation in item.items()
+        if path.startswith("/v2")
+    ]
+    bodies = {"infer": {"inputs": [ROW], "id": "7"}, "index": {"ready": True}}
+    asked = {"version": "v1", "model": "colours"}
+    await doors.rest("admin", json=bodies["infer"])
+    for path, verb, operation in sorted(operations, key=lambda item: "unload" in item[0]):
+        body = bodies.get(path.rpartition("/")[2], {}) if "requestBody" in operation else None
+        answer = await doors.rest("admin", path.format_map(asked), verb=verb.upper(), json=body)
+        missing = await doors.rest(
+            "admin", path.replace("{model}", "none").format_map(asked), verb=verb.upper(), json=body
+        )
+
+        assert answer.status_code == 200, answer.text
+        for got in (answer, missing):
+            code = str(got.status_code)
+            response = operation["responses"].get(code, operation["responses"]["default"])
+            told = closed(response["content"]["application/json"]["schema"])
+            told["components"] = document["components"]
+            Draft202012Validator(told).validate(got.json())
+
+
+async def test_mcp_is_answered_and_refused_as_the_openapi_document_says(doors: Doors) -> None:
+    document = (await doors.rest("viewer", "/openapi.json", verb="GET")).json()
+    responses = document["paths"]["/mcp"]["post"]["responses"]
+    accept = {"accept": "application/json, text/event-stream"}
+    ask = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    listed = await doors.rest("viewer", "/mcp", json=ask, headers=accept)
+    unread = await doors.rest("viewer", "/mcp", content=b"[" * 100_000, headers=accept)
+
+    assert listed.status_code == 200
+    assert listed.headers["content-type"].partition(";")[0] in responses["200"]["content"]
+    told = responses["default"]["content"]["application/json"]["schema"]
+    assert unread.status_code == 400
+    Draft202012Validator(closed(told)).validate(unread.json())
 
 
 async def test_a_bundle_takes_images_as_a_tool_and_tensors_as_a_model(doors: Doors) -> None:

@@ -10,8 +10,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from aegis_common.rpc.access import method_table
 from aegis_gateway.openapi import openapi_document, openapi_json
 
+SIGN_IN = ("/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp")
 VERBS = {"get", "put", "post", "delete", "patch"}
 DOCUMENT = openapi_document()
+ROUTED = openapi_document(agent_http=False, sign_in=False)
 
 
 def operation(path: str, verb: str) -> dict[str, Any]:
@@ -43,9 +45,37 @@ def test_it_has_one_operation_for_each_http_mapping_and_a_unique_id_for_each() -
         for verb, found in item.items()
         if verb in VERBS and "operationId" in found
     ]
-    mapped = [binding for rule in method_table().values() if not rule.mesh_internal for binding in rule.http]
+    mapped = [
+        (binding.verb, binding.path)
+        for rule in method_table().values()
+        if not rule.mesh_internal
+        for binding in (*rule.http, *rule.rest)
+    ]
 
     assert len(ids) == len(set(ids)) == len(mapped)
+
+
+def test_what_the_agents_http_listener_serves_is_there_when_it_is_routed() -> None:
+    rest = {
+        (path, verb) for path, item in DOCUMENT["paths"].items() if path.startswith("/v2") for verb in item
+    }
+    bare = openapi_document(agent_http=False, sign_in=False)
+    missing = DOCUMENT["paths"].keys() - bare["paths"].keys()
+
+    assert rest == {(binding.path, binding.verb) for rule in method_table().values() for binding in rule.rest}
+    assert missing == {path for path, _ in rest} | {"/mcp", *SIGN_IN}
+    assert not [name for name in bare["components"]["schemas"] if name.startswith("inference.")]
+
+
+def test_an_inference_is_described_as_its_protocol_has_it() -> None:
+    infer = operation("/v2/models/{model}/versions/{version}/infer", "post")
+    tensor = schema("inference.ModelInferRequest.InferInputTensor")
+    batch = schema("inference.InferBatchStatistics")
+
+    assert {"application/json", "application/octet-stream"} == set(infer["requestBody"]["content"])
+    assert {"name", "datatype", "shape", "parameters", "data"} == set(tensor["properties"])
+    assert "integer" == batch["properties"]["batch_size"]["type"]
+    assert ["admin", "operator", "trainer"] == infer["x-aegis-roles"]
 
 
 def test_nothing_of_the_mesh_is_shown() -> None:
@@ -106,7 +136,7 @@ def test_a_stream_is_described_as_one() -> None:
 
 @pytest.mark.parametrize(
     ("path", "verb"),
-    [(path, verb) for path, item in DOCUMENT["paths"].items() for verb in item if verb in VERBS],
+    [(path, verb) for path, item in ROUTED["paths"].items() for verb in item if verb in VERBS],
 )
 def test_every_path_is_known_to_the_running_gateway(stack: Any, path: str, verb: str) -> None:
     url = path.replace("{", "").replace("}", "")

@@ -64,7 +64,10 @@ class _Renderer:
             settings.tls.trust_domain, settings.tls.namespace, settings.token.roles_claim
         )
         self.identities = rbac.read_identities(settings.identities)
-        self.descriptors, self.openapi = descriptor_set_bytes(), openapi_json().encode()
+        self.signed_in = bool(settings.agent_http and settings.public_url and settings.token.issuer)
+        self.descriptors = descriptor_set_bytes()
+        document = openapi_json(agent_http=settings.agent_http is not None, sign_in=self.signed_in)
+        self.openapi = document.encode()
         # A new name for new content: Envoy reads these files only when the configuration names another.
         self.descriptor_file = out / f"descriptors-{_digest(self.descriptors)}.binpb"
         self.openapi_file = out / f"openapi-{_digest(self.openapi)}.json"
@@ -179,10 +182,9 @@ class _Renderer:
             host["routes"].remove(named(host["routes"], "fleet"))
 
     def _agent_http(self, host: Tree) -> None:
-        signed_in = bool(self.settings.agent_http and self.settings.public_url and self.settings.token.issuer)
         for name in ("protected-resource", "protected-resource-root"):
             route = named(host["routes"], name)
-            if signed_in:
+            if self.signed_in:
                 put(
                     route, oauth.protected_resource(self.settings), "direct_response", "body", "inline_string"
                 )

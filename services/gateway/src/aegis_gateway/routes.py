@@ -131,7 +131,7 @@ def raw_routes(rules: Iterable[MethodRule]) -> list[Tree]:
 def takes_raw_body(rule: MethodRule) -> bool:
     """Return whether the HTTP body of a method of ours is the content itself."""
     return any(
-        _field_type(_method(rule).input_type, binding.body) == HTTP_BODY
+        _field_type(method_of(rule).input_type, binding.body) == HTTP_BODY
         for binding in rule.http
         if binding.body
     )
@@ -140,11 +140,12 @@ def takes_raw_body(rule: MethodRule) -> bool:
 def gives_raw_body(rule: MethodRule) -> bool:
     """Return whether the HTTP answer of a method is the content itself."""
     return any(
-        _field_type(_method(rule).output_type, binding.response_body) == HTTP_BODY for binding in rule.http
+        _field_type(method_of(rule).output_type, binding.response_body) == HTTP_BODY for binding in rule.http
     )
 
 
-def _method(rule: MethodRule) -> MethodDescriptor:
+def method_of(rule: MethodRule) -> MethodDescriptor:
+    """Return the descriptor of a method of the descriptor set."""
     found: MethodDescriptor = (
         descriptor_pool_of_set().FindServiceByName(rule.service).methods_by_name[rule.method]
     )
@@ -161,7 +162,7 @@ def _field_type(message: Descriptor, name: str) -> str:
 
 def takes_bytes(rule: MethodRule) -> bool:
     """Return whether the request of a method of ours holds a `bytes` field at any depth."""
-    return not takes_raw_body(rule) and _holds_bytes(_method(rule).input_type, set())
+    return not takes_raw_body(rule) and _holds_bytes(method_of(rule).input_type, set())
 
 
 def _holds_bytes(message: Descriptor, seen: set[str]) -> bool:

@@ -54,6 +54,8 @@ class MethodRule:
         safe: True when the method has no side effects.
         idempotent: True when calling it twice does no more than calling it once; includes `safe`.
         http: HTTP mappings, the main one first; empty when there is none.
+        rest: HTTP operations that the service itself maps to the method, on a listener of its own; their
+            paths name nothing but single segments, `/v2/models/{model}`.
     """
 
     path: str
@@ -69,6 +71,7 @@ class MethodRule:
     client_streaming: bool = False
     server_streaming: bool = False
     http: tuple[HttpBinding, ...] = ()
+    rest: tuple[HttpBinding, ...] = ()
 
     @property
     def service(self) -> str:
@@ -200,4 +203,10 @@ def _foreign_rule(
         server_streaming=server_streaming,
         default_timeout_s=float(access.get("default_timeout_s", default_s)),
         max_timeout_s=float(access.get("max_timeout_s", max_s)),
+        rest=tuple(_rest_binding(text) for text in access.get("rest", ())),
     )
+
+
+def _rest_binding(text: str) -> HttpBinding:
+    verb, _, path = text.partition(" ")
+    return HttpBinding(verb.lower(), path, "*" if verb == "POST" else "")

@@ -50,19 +50,35 @@ WELL_KNOWN: Final[dict[str, Json]] = {
 }
 
 
-class Schemas:
-    """Schemas of the messages and enums that were asked for, and of all that they need."""
+_PLAIN: Final[dict[str, Json]] = {
+    "inference.InferParameter": {"type": ["boolean", "integer", "number", "string"]},
+}
 
-    def __init__(self) -> None:
+
+class Schemas:
+    """Schemas of the messages and enums that were asked for, and of all that they need.
+
+    Args:
+        plain: The JSON of the inference protocol instead of proto3's: names as in the proto, and 64-bit
+            integers as numbers.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
         self._found: dict[str, Json] = {}
+        self._plain = plain
+        self._known = WELL_KNOWN | (_PLAIN if plain else {})
+
+    def put(self, name: str, schema: Json) -> None:
+        """Set what the message *name* has for a schema."""
+        self._found[name] = schema
 
     def components(self) -> dict[str, Json]:
         return {name: self._found[name] for name in sorted(self._found)}
 
     def message(self, message: Descriptor) -> Json:
         """Return a reference to the schema of *message*, or the schema itself for a well-known type."""
-        if message.full_name in WELL_KNOWN:
-            return dict(WELL_KNOWN[message.full_name])
+        if message.full_name in self._known:
+            return dict(self._known[message.full_name])
         if message.full_name not in self._found:
             self._found[message.full_name] = {}  # a message may hold itself
             self._found[message.full_name] = self.fields(message)
@@ -74,8 +90,8 @@ class Schemas:
         schema: Json = {"type": "object"}
         if text := comments().get(message.full_name):
             schema["description"] = text
-        schema["properties"] = {field.json_name: self.field(field) for field in fields}
-        if required := [field.json_name for field in fields if is_required(field)]:
+        schema["properties"] = {self._name(field): self.field(field) for field in fields}
+        if required := [self._name(field) for field in fields if is_required(field)]:
             schema["required"] = required
         choices = [_one_of(oneof) for oneof in message.oneofs if _is_required_oneof(oneof)]
         if len(choices) == 1:
@@ -105,7 +121,13 @@ class Schemas:
             return self.message(field.message_type)
         if field.enum_type is not None:
             return self._enum(field.enum_type)
-        return dict(_SCALARS[field.type]) | scalar_limits(rules)
+        scalar = dict(_SCALARS[field.type])
+        if self._plain and scalar.get("format") in ("int64", "uint64"):
+            scalar["type"] = "integer"
+        return scalar | scalar_limits(rules)
+
+    def _name(self, field: FieldDescriptor) -> str:
+        return str(field.name if self._plain else field.json_name)
 
     def _enum(self, enum: EnumDescriptor) -> Json:
         if enum.full_name not in self._found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from google.protobuf import json_format
@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from starlette.responses import JSONResponse, Response
 
 from aegis_agent.adapters.http.errors import http_status
-from aegis_agent.adapters.http.routes import Request, Route
+from aegis_agent.adapters.http.routes import Handler, Request, Route
 from aegis_agent.adapters.http.weight import MostWeight, check_weight
 from aegis_agent.adapters.oip.core import Core
 from aegis_agent.adapters.oip.describe import Describer
@@ -30,14 +30,12 @@ from aegis_agent.adapters.oip.servicer import NO_PARAMETERS, caller, time_left
 from aegis_agent.domain.inferences import Inferences
 from aegis_agent.domain.model_errors import InvalidInferenceRequest
 from aegis_agent.domain.offload import LARGE
+from aegis_common.rpc.access import HttpBinding, MethodRule, method_table
 from aegis_common.rpc.call import current_call
 
 _LARGE_BODY_BYTES: Final = 64 << 10
 _MOST: Final = MostWeight(containers=100_000, values=4_000_000)
 """What the JSON of tensors may hold: many numbers, not so many rows."""
-_MODEL: Final = "/v2/models/{model}"
-_VERSION: Final = "/v2/models/{model}/versions/{version}"
-_REPOSITORY: Final = "/v2/repository"
 
 
 class RestForm:
@@ -49,26 +47,24 @@ class RestForm:
         self._describer = Describer(inferences, version=version)
 
     def routes(self) -> list[Route]:
-        """Return the routes; each has the access rule of the rpc that it stands for."""
+        """Return the routes that the method table names; each has the access rule of its method."""
+        handlers: dict[str, Handler] = {
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ServerMetadata": self.server,
+            "ModelReady": self.model_ready,
+            "ModelMetadata": self.metadata,
+            "ModelConfig": self.config,
+            "ModelStatistics": self.statistics,
+            "ModelInfer": self.infer,
+            "RepositoryIndex": self.index,
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
+        }
+        # A fixed segment sorts before a `{`: the counters of all models are none of a model named `stats`.
         return [
-            _route("GET", "/v2", "ServerMetadata", self.server),
-            _route("GET", "/v2/health/live", "ServerLive", self.live),
-            _route("GET", "/v2/health/ready", "ServerReady", self.ready),
-            _route("GET", "/v2/models/stats", "ModelStatistics", self.statistics),
-            *(
-                route
-                for base in (_MODEL, _VERSION)
-                for route in (
-                    _route("GET", base, "ModelMetadata", self.metadata),
-                    _route("GET", f"{base}/ready", "ModelReady", self.model_ready),
-                    _route("GET", f"{base}/config", "ModelConfig", self.config),
-                    _route("GET", f"{base}/stats", "ModelStatistics", self.statistics),
-                    _route("POST", f"{base}/infer", "ModelInfer", self.infer),
-                )
-            ),
-            _route("POST", f"{_REPOSITORY}/index", "RepositoryIndex", self.index),
-            _route("POST", f"{_REPOSITORY}/models/{{model}}/load", "RepositoryModelLoad", self.load),
-            _route("POST", f"{_REPOSITORY}/models/{{model}}/unload", "RepositoryModelUnload", self.unload),
+            Route(binding.verb.upper(), binding.path, rule.path, handlers[rule.method], on_error=_error)
+            for binding, rule in sorted(_operations(), key=lambda found: found[0].path)
         ]
 
     async def server(self, _: Request) -> Response:
@@ -132,8 +128,10 @@ class RestForm:
         return JSONResponse({})
 
 
-def _route(method: str, path: str, rpc: str, handler: Any) -> Route:
-    return Route(method, path, f"/{SERVICE}/{rpc}", handler, on_error=_error)
+def _operations() -> Iterator[tuple[HttpBinding, MethodRule]]:
+    for rule in method_table().values():
+        if rule.service == SERVICE:
+            yield from ((binding, rule) for binding in rule.rest)
 
 
 def _error(status: status_pb2.Status, _: Request) -> Response | None:
