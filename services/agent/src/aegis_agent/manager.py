@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Self
 
@@ -282,7 +281,7 @@ class AgentManager:
     def _made(
         self, name: str, function: Callable[..., Any], options: ToolOptions | None, changes: Mapping[str, Any]
     ) -> Tool:
-        options = replace(options or options_of(function), **changes)
+        options = (options or options_of(function)).changed(changes)
         self.fork_server.preload(options.preload)
         return function_tool(name, function, options, self.fork_server)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -12,11 +12,11 @@ from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.children.pool import WorkerPool
 from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup, importable
 from aegis_agent.adapters.inline import InlineRunner
+from aegis_agent.adapters.option_forms import check_names, check_values
 from aegis_agent.adapters.schemas import FunctionSchema
 from aegis_agent.adapters.signatures import is_async
 from aegis_agent.adapters.validation import SchemaChecks
 from aegis_agent.domain.call import Priority
-from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.domain.tool import MAX_TIMEOUT, Runner, RunsIn, Tool, ToolSpec
 
 _MARK: Final = "__aegis_tool__"
@@ -76,23 +76,33 @@ class ToolOptions:
     preload: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a number where a time is wanted, before it is compared with one.
+        """Refuse values of another type than their options'.
 
         Raises:
-            InvalidTool: A time is no `timedelta`.
+            InvalidTool: One is; it says how to write it.
         """
-        for option in ("default_timeout", "max_timeout", "queue_timeout", "grace"):
-            value = getattr(self, option)
-            if not isinstance(value, timedelta) and (value is not None or option != "queue_timeout"):
-                what = f"{option} is {value!r} and no time; write timedelta(seconds=...)"
-                raise InvalidTool(what, option=option, value=repr(value))
+        check_values(self)
+
+    def changed(self, changes: Mapping[str, Any]) -> ToolOptions:
+        """Return these options with others in their place.
+
+        Raises:
+            InvalidTool: One of *changes* is no option, or has a value of another type.
+        """
+        check_names(changes)
+        return replace(self, **changes)
 
 
 def tool(**options: Any) -> Callable[[F], F]:
-    """Mark a function with its `ToolOptions`, which count wherever it is registered."""
+    """Mark a function with its `ToolOptions`, which count wherever it is registered.
+
+    Raises:
+        InvalidTool: One of *options* is none of `ToolOptions`, or has a value of another type.
+    """
+    marked = ToolOptions().changed(options)
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, ToolOptions(**options))
+        setattr(function, _MARK, marked)
         return function
 
     return mark
@@ -150,9 +160,9 @@ def spec_of(
         idempotent=options.idempotent,
         retries=options.retries,
         cacheable=options.cacheable,
-        roles=_words(name, "roles", options.roles),
-        tenants=_words(name, "tenants", options.tenants),
-        tags=tuple(sorted(_words(name, "tags", options.tags))),
+        roles=frozenset(options.roles),
+        tenants=frozenset(options.tenants),
+        tags=tuple(sorted(set(options.tags))),
         streams=schema.streams,
         grace=options.grace,
         runs_in=RunsIn.LOOP if is_async(function) else RunsIn.CHILD,
@@ -169,12 +179,6 @@ def limits_of(options: ToolOptions) -> WorkerLimits:
     if options.grace:
         limits = replace(limits, grace_s=options.grace.total_seconds())
     return limits
-
-
-def _words(tool: str, option: str, given: Collection[str]) -> frozenset[str]:
-    if isinstance(given, str):  # would be taken for its letters
-        raise InvalidTool(f"tool {tool!r}: {option} is a text; write a list: [{given!r}]", tool=tool)
-    return frozenset(given)
 
 
 def _setup(function: Callable[..., Any], options: ToolOptions) -> WorkerSetup:
