@@ -157,6 +157,56 @@ def test_what_has_ended_takes_no_start() -> None:
         report(gone, Event.STARTED, 2, token=1)
 
 
+def test_a_late_stretch_keeps_the_pauses_that_were_planned() -> None:
+    late = due(made((1, 2), (4, 6), interruption=Interruption()), 1.5)
+
+    assert (Span(at(1.5), at(2.5)), Span(at(4), at(6))) == late.spans
+
+
+def test_a_stretch_that_runs_into_the_next_one_goes_on_without_a_resume() -> None:
+    overhead = Interruption(resume_overhead=timedelta(minutes=6))
+    late = due(made((1, 2), (2.5, 3.5), (6, 6.5), interruption=overhead), 1.75)
+
+    assert (Span(at(1.75), at(3.75)), Span(at(6), at(6.6))) == late.spans
+
+
+def test_where_a_pause_has_no_time_left_the_stretch_goes_on_to_the_end() -> None:
+    running = due(made((1, 2), (6, 7.9), interruption=Interruption()), 1)
+    late = due(running, 6)  # the timer was dead: the holder has run on
+
+    assert (State.FINISHED, True) == (late.state, late.end_assumed)
+    running = due(made((1, 2), (3, 7.9), interruption=Interruption(), deadline=at(8)), 1)
+    late = due(running, 3.95)
+
+    assert (State.RUNNING, 1) == (late.state, late.token)
+    assert (Span(at(1), at(1) + late.duration),) == late.spans
+
+
+def test_a_start_with_another_token_than_that_of_the_start_is_refused() -> None:
+    for item in (made((2, 3)), due(made((2, 3)), 2)):
+        with pytest.raises(StaleToken):
+            report(item, Event.STARTED, 2, token=2)
+
+
+def test_the_same_report_again_changes_nothing_whatever_its_time() -> None:
+    item = made((1, 2), (4, 6), interruption=Interruption())
+    for event, hours, token in (
+        (Event.STARTED, 1, 1),
+        (Event.SUSPENDED, 2, 1),
+        (Event.RESUMED, 4, 2),
+        (Event.FINISHED, 6, 3),
+    ):
+        item = known(report(item, event, hours, token=token, holder="a"))
+
+        assert report(item, event, hours + 0.1, token=token, holder="a") is None
+
+
+def test_a_suspension_that_was_overtaken_by_a_resume_suspends_nothing() -> None:
+    resumed = due(due(due(made((1, 2), (4, 6), interruption=Interruption()), 1), 2), 4)
+
+    assert report(resumed, Event.SUSPENDED, 4.01, token=2) is None
+
+
 def test_the_margin_is_a_tenth_of_the_slack_and_ten_seconds_at_most() -> None:
     def margin(slack: timedelta) -> timedelta:
         return margin_of(Job(earliest=NOON, deadline=at(1) + slack, duration=HOUR))

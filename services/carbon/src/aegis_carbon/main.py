@@ -10,10 +10,13 @@ from typing import Final
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
 from aegis.carbon.v1 import ledger_service_pb2_grpc as ledger_grpc
 from aegis.carbon.v1 import plan_service_pb2_grpc as plan_grpc
+from aegis.carbon.v1 import reservation_service_pb2_grpc as reservation_grpc
 from aegis_carbon.adapters.ledger_servicer import LedgerServicer
 from aegis_carbon.adapters.plan_servicer import PlanServicer
+from aegis_carbon.adapters.reservation_servicer import ReservationServicer
 from aegis_carbon.adapters.servicer import CarbonServicer
 from aegis_carbon.ledger import ledger_of
+from aegis_carbon.reservations import reservations_of
 from aegis_carbon.settings import Settings
 from aegis_carbon.wiring import Carbon, carbon
 from aegis_common.clock import Clock, utc_now
@@ -44,6 +47,7 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
         ledger = LedgerServicer(
             opened.ledger if opened else None, opened.store if opened else None, clock=clock
         )
+        door = await stack.enter_async_context(reservations_of(built, settings))
         yield await stack.enter_async_context(
             serving(
                 settings,
@@ -52,6 +56,10 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
                     (carbon_grpc.add_CarbonServiceServicer_to_server, servicer),
                     (plan_grpc.add_PlanServiceServicer_to_server, planner),
                     (ledger_grpc.add_LedgerServiceServicer_to_server, ledger),
+                    (
+                        reservation_grpc.add_ReservationServiceServicer_to_server,
+                        ReservationServicer(door),
+                    ),
                 ],
                 telemetry=telemetry,
             )

@@ -103,8 +103,8 @@ class IntensitySettings(BaseSettings):
     """Redis that replicas share their answers in; if empty, `redis_url`; without either, each process has its
     own memory. Also `AEGIS_CACHE_REDIS_URL`."""
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
-    """Redis that keeps what it acknowledges: it holds the ledger. If empty, there is no ledger. Also
-    `REDIS_URL`."""
+    """Redis that keeps what it acknowledges: it holds the ledger and the reservations. If empty, there are
+    none. Also `REDIS_URL`."""
     cache_ttl: Seconds = Field(default=timedelta(minutes=5), gt=timedelta(0), le=timedelta(days=1))
     """How long a value is used before its provider is asked again. Also `CARBON_CACHE_TTL`."""
     max_stale: Seconds = Field(default=timedelta(hours=2), ge=timedelta(0), le=timedelta(days=2))
@@ -204,7 +204,7 @@ class Settings(IntensitySettings, ServiceSettings):
     }
 
     store_check: Literal["strict", "warn"] = "strict"
-    """What to do about a `redis_url` that may lose writes: keep no ledger there, or only warn."""
+    """What to do about a `redis_url` that may lose writes: keep nothing there, or only warn."""
     power: PowerSettings = PowerSettings()
     """Turns usage into energy, as JSON."""
     ledger_retention: Seconds = Field(
@@ -215,5 +215,13 @@ class Settings(IntensitySettings, ServiceSettings):
     """Most entries of a tenant; beyond, the oldest go. They stay in the daily sums."""
     restate_every: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))
     """How often entries are looked for that better intensities are out for."""
+    reservation_retention: Seconds = Field(
+        default=timedelta(days=7), ge=timedelta(minutes=1), le=timedelta(days=365)
+    )
+    """How long a reservation is kept after its end."""
+    max_reservations: int = Field(default=1000, ge=1, le=100_000)
+    """Most reservations of a tenant that have not ended."""
+    replan_every: Seconds = Field(default=timedelta(seconds=30), gt=timedelta(0), le=timedelta(hours=1))
+    """How often a reservation that waits is looked at for a new forecast."""
     refresh: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))
     """How often zones that were asked for in the last hour are looked at for a refresh in the background."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from aegis_carbon.adapters.ledger_records import cell_of, cell_record, from_record, to_record
 from aegis_carbon.adapters.ledger_scripts import ADD, CHANGE, TAKE_DUE
+from aegis_carbon.adapters.moments import milliseconds, ms
 from aegis_carbon.domain.ledger.entry import Entry, difference
 from aegis_carbon.domain.ledger.errors import LedgerNotConfigured
 from aegis_carbon.domain.ledger.store import Place, Sums
@@ -87,7 +88,7 @@ class RedisLedger:
             before.revision,
             to_record(after),
             after.revision,
-            _ms(due) if due else "",
+            ms(due) if due else "",
             _member(usage.tenant, usage.id),
             *_flat(difference(before.amounts(), after.amounts())),
         ]
@@ -96,7 +97,7 @@ class RedisLedger:
 
     async def take_due(self, now: datetime, *, most: int) -> list[tuple[str, str]]:
         await self._ready()
-        values = (_ms(now), most, _ms(now + _PUT_OFF))
+        values = (ms(now), most, ms(now + _PUT_OFF))
         found = await self._redis.run(lambda client: client.eval(TAKE_DUE, 1, _DUE, *values))
         parts = (member.decode().partition("/") for member in found)
         return [(tenant, usage_id) for tenant, _, usage_id in parts]
@@ -109,8 +110,8 @@ class RedisLedger:
     ) -> list[Entry]:
         await self._ready()
         found: list[Entry] = []
-        low = _ms(since) if since else "-inf"
-        high = f"({_ms(until)}" if until else "+inf"
+        low = ms(since) if since else "-inf"
+        high = f"({ms(until)}" if until else "+inf"
         if after is not None:
             high = str(after.ended_ms)
         offset = 0
@@ -183,15 +184,15 @@ class RedisLedger:
         ]
         return keys, [
             to_record(entry),
-            _milliseconds(entry.expires_at - entry.recorded_at),
-            _ms(usage.end),
+            milliseconds(entry.expires_at - entry.recorded_at),
+            ms(usage.end),
             usage.id,
-            _ms(due) if due else "",
+            ms(due) if due else "",
             _member(usage.tenant, usage.id),
             cell_record(cell),
             cell_record(cell._replace(tool=OTHER, model=OTHER, run=OTHER)),
             self._bounds.cells * len(amounts),
-            _milliseconds(self._bounds.days),
+            milliseconds(self._bounds.days),
             usage.tenant,
             self._bounds.entries,
             _entry(usage.tenant, ""),
@@ -232,11 +233,3 @@ def _day(tenant: str, day: str) -> str:
 
 def _member(tenant: str, usage_id: str) -> str:
     return f"{tenant}/{usage_id}"
-
-
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
-
-
-def _milliseconds(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)

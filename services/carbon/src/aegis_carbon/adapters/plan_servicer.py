@@ -11,10 +11,10 @@ import grpc.aio
 
 from aegis.carbon.v1 import plan_service_pb2 as pb
 from aegis.carbon.v1 import plan_service_pb2_grpc as pb_grpc
-from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, moment, time_to_work
-from aegis_carbon.domain.job import Interruption, PowerStep
+from aegis_carbon.adapters.convert import QUALITIES, SIGNALS, ZONES, time_to_work
+from aegis_carbon.adapters.plan_convert import job_request, plan_message
 from aegis_carbon.domain.outlook import Outlook, OutlookPart
-from aegis_carbon.domain.planning import JobRequest, Planned, Planning
+from aegis_carbon.domain.planning import Planned, Planning
 from aegis_carbon.domain.timeseries import IntensitySeries
 from aegis_common.errors import AegisError
 from aegis_common.rpc.errors import to_status
@@ -46,13 +46,13 @@ class PlanServicer(pb_grpc.PlanServiceServicer):
         return answer
 
     async def PlanWindow(self, request: pb.PlanWindowRequest, context: Context) -> pb.PlanWindowResponse:
-        found = await self._planning.plan(_job(request.job), within=time_to_work())
-        return pb.PlanWindowResponse(plan=_plan(found))
+        found = await self._planning.plan(job_request(request.job), within=time_to_work())
+        return pb.PlanWindowResponse(plan=_planned(found))
 
     async def BatchPlanWindows(
         self, request: pb.BatchPlanWindowsRequest, context: Context
     ) -> pb.BatchPlanWindowsResponse:
-        jobs = [_job(job) for job in request.jobs]
+        jobs = [job_request(job) for job in request.jobs]
         found = await self._planning.plans(jobs, within=time_to_work())
         return pb.BatchPlanWindowsResponse(outcomes=map(_outcome, found))
 
@@ -68,31 +68,6 @@ def _past_slots(series: IntensitySeries) -> Iterator[pb.PastSlot]:
             yield pb.PastSlot(
                 start_time=timestamp(start), end_time=timestamp(start + series.step), g_per_kwh=value
             )
-
-
-def _job(job: pb.PlannedJob) -> JobRequest:
-    return JobRequest(
-        zones=tuple(zone.removeprefix(ZONES) for zone in job.zones),
-        duration=job.duration.ToTimedelta(),
-        deadline=moment(job.deadline, "deadline") if job.HasField("deadline") else None,
-        max_wait=job.max_wait.ToTimedelta() if job.HasField("max_wait") else None,
-        earliest=(
-            moment(job.earliest_start_time, "earliest_start_time")
-            if job.HasField("earliest_start_time")
-            else None
-        ),
-        interruption=_interruption(job.interruption) if job.HasField("interruption") else None,
-        power=tuple(PowerStep(part.duration.ToTimedelta(), part.kw) for part in job.power),
-    )
-
-
-def _interruption(interruption: pb.Interruption) -> Interruption:
-    limited = interruption.HasField("max_interruptions")
-    return Interruption(
-        min_chunk=interruption.min_chunk.ToTimedelta(),
-        max_interruptions=interruption.max_interruptions if limited else None,
-        resume_overhead=interruption.resume_overhead.ToTimedelta(),
-    )
 
 
 def _forecast(outlook: Outlook) -> pb.GetForecastResponse:
@@ -126,24 +101,13 @@ def _part(part: OutlookPart) -> pb.ForecastPart:
     )
 
 
-def _plan(planned: Planned) -> pb.Plan:
-    plan = planned.plan
-    return pb.Plan(
-        zone=ZONES + plan.zone,
-        spans=[
-            pb.PlanSpan(start_time=timestamp(span.start), end_time=timestamp(span.end)) for span in plan.spans
-        ],
-        g_per_kwh=plan.g_per_kwh,
-        now_g_per_kwh=plan.now_g_per_kwh,
-        saving=plan.saving,
-        saving_low=plan.saving_low,
-        saving_high=plan.saving_high,
-        latest_start_time=timestamp(planned.job.latest_start),
-        deadline=timestamp(planned.job.deadline),
+def _planned(found: Planned) -> pb.Plan:
+    return plan_message(
+        found.plan, found.plan.spans, latest_start=found.job.latest_start, deadline=found.job.deadline
     )
 
 
 def _outcome(found: Planned | AegisError) -> pb.PlanOutcome:
     if isinstance(found, AegisError):
         return pb.PlanOutcome(error=to_status(found))
-    return pb.PlanOutcome(plan=_plan(found))
+    return pb.PlanOutcome(plan=_planned(found))

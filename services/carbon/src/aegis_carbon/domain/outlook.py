@@ -55,6 +55,7 @@ class Outlook:
         errors: What such forecasts got wrong of late, forecasts by slots: measured minus expected, from the
             slot in which they were made on. No rows where the past is too short to tell.
         parts: Where the values come from, in the order of time.
+        mark: Tells what it was made of: another mark is a new forecast.
     """
 
     series: IntensitySeries
@@ -62,6 +63,7 @@ class Outlook:
     high: Values
     errors: Values
     parts: tuple[OutlookPart, ...]
+    mark: str = ""
 
     def until(self, end: datetime) -> Outlook:
         """Return the slots that begin before *end*."""
@@ -74,6 +76,7 @@ class Outlook:
             high=self.high[:count],
             errors=self.errors[:, :count],
             parts=tuple(parts),
+            mark=self.mark,
         )
 
     @property
@@ -92,6 +95,7 @@ def outlook(
     now: datetime,
     until: datetime,
     errors: Values | None = None,
+    mark: str = "",
 ) -> Outlook:
     """Return the slots from that around *now* to *until*: measured, else the provider's forecast, else ours.
 
@@ -102,6 +106,7 @@ def outlook(
         until: End of the outlook.
         errors: What the provider's own forecasts got wrong of late, forecasts by slots, with NaN; no rows or
             None where that is not known: then the band of its part is that of our forecast.
+        mark: Tells what it is made of.
 
     Raises:
         TooLittleHistory: There is neither a forecast for all slots nor enough history to make one.
@@ -132,6 +137,7 @@ def outlook(
         high=high,
         errors=np.where(uncertain, ours.errors if theirs is None else theirs.among(ours.errors), 0.0),
         parts=_parts(series, choice, (past, ahead, own), _judges(ours, ahead, theirs)),
+        mark=mark,
     )
 
 

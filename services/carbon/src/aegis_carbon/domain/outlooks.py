@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
@@ -111,14 +112,15 @@ class OutlookLookup:
         series = known.series
         days = -((now - until) // series.day)
         reach = max(_AT_LEAST_DAYS, days + (0 if days <= _AT_LEAST_DAYS else 1))
-        key = (series.zone, series.index(now), reach, *map(self._mark, (past, ahead)))
+        marks = tuple(map(self._mark, (past, ahead)))
+        key = (series.zone, series.index(now), reach, *marks)
         making = self._made.get(key)
         if making is None:
             until = now + reach * series.day
             if past is not None:
                 self._scores.measured(past)
             errors = None if ahead is None else self._errors(ahead, series.step, now, until)
-            make = partial(outlook, past, ahead, now=now, until=until, errors=errors)
+            make = partial(outlook, past, ahead, now=now, until=until, errors=errors, mark=_digest(marks))
             making = self._begun(key, make)
         # Shielded: it is made once for all callers, also for those that stay when this one goes.
         return await asyncio.shield(making)
@@ -218,3 +220,8 @@ class OutlookLookup:
         # A history stays of use: ours is made of the same time of day on earlier days.
         day = entry.value.series.day if entry.value is not None else timedelta(0)
         return max(timedelta(0), left) + max(self._policy.max_stale, day)
+
+
+def _digest(marks: tuple[tuple[object, ...], ...]) -> str:
+    # The same in every replica that shares its answers with others.
+    return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]

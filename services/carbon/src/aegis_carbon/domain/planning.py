@@ -49,7 +49,7 @@ class Planned:
     plan: Plan
 
 
-class _Resolved(NamedTuple):
+class Resolved(NamedTuple):
     """A job with its zones, home first."""
 
     zones: tuple[Zone, ...]
@@ -104,18 +104,31 @@ class Planning:
             InvalidArgument: The job contradicts itself, or its deadline is too far ahead.
         """
         now = self._clock()
-        zones, job = self._resolved(request, now)
-        rows = [self._outlooks.get(zone, until=job.deadline, within=within, since=now) for zone in zones]
-        outlooks = await asyncio.gather(*rows)
+        zones, job = self.resolved(request, now)
+        ids = [zone.id for zone in zones]
+        outlooks = await self.expected(ids, until=job.deadline, within=within, since=now)
         return Planned(job, await asyncio.to_thread(plan, outlooks, job))
+
+    async def expected(
+        self, zones: Sequence[str], *, until: datetime, within: float, since: datetime
+    ) -> list[Outlook]:
+        """Return what is expected of each of *zones* from *since* to *until* at least.
+
+        Raises:
+            UnknownZone: No provider covers a zone.
+            NoIntensityData: A zone has no forecast.
+        """
+        found = [self._catalog.get(zone) for zone in zones]
+        rows = [self._outlooks.get(zone, until=until, within=within, since=since) for zone in found]
+        return await asyncio.gather(*rows)
 
     async def plans(self, requests: Sequence[JobRequest], *, within: float) -> list[Planned | AegisError]:
         """Return a plan for each job, or why there is none, in the order of *requests*."""
         now = self._clock()
         outcomes = [self._tried(request, now) for request in requests]
         good = [item for item in outcomes if not isinstance(item, AegisError)]
-        outlooks = await self._rows(good, within, now)
-        ready: dict[int, _Resolved] = {}
+        outlooks = await self.rows(good, within, now)
+        ready: dict[int, Resolved] = {}
         found: dict[int, Planned | AegisError] = {}
         for number, item in enumerate(outcomes):
             if isinstance(item, AegisError):
@@ -132,10 +145,16 @@ class Planning:
             found[number] = Planned(item.job, outcome) if isinstance(outcome, Plan) else outcome
         return [found[number] for number in range(len(requests))]
 
-    async def _rows(
-        self, items: Sequence[_Resolved], within: float, now: datetime
+    async def rows(
+        self, items: Sequence[Resolved], within: float, now: datetime
     ) -> dict[str, Outlook | AegisError]:
-        """Return for each zone that is wanted what is expected there, as far ahead as it is wanted."""
+        """Return for each zone that is wanted what is expected there, as far ahead as it is wanted.
+
+        Args:
+            items: The jobs that want to know.
+            within: Seconds that the caller can wait.
+            now: When the caller looked at the clock: the outlooks begin then.
+        """
         wanted: dict[str, tuple[Zone, datetime]] = {}
         for item in items:
             for zone in item.zones:
@@ -151,13 +170,20 @@ class Planning:
         rows = await asyncio.gather(*(row(zone, until) for zone, until in wanted.values()))
         return dict(zip(wanted, rows, strict=True))
 
-    def _tried(self, request: JobRequest, now: datetime) -> _Resolved | AegisError:
+    def _tried(self, request: JobRequest, now: datetime) -> Resolved | AegisError:
         try:
-            return self._resolved(request, now)
+            return self.resolved(request, now)
         except AegisError as error:
             return error
 
-    def _resolved(self, request: JobRequest, now: datetime) -> _Resolved:
+    def resolved(self, request: JobRequest, now: datetime) -> Resolved:
+        """Return the job with its zones and moments, checked.
+
+        Raises:
+            UnknownZone: No provider covers a zone.
+            InfeasibleJob: It cannot end by its deadline.
+            InvalidArgument: It contradicts itself, or its deadline is too far ahead.
+        """
         zones = tuple(self._catalog.get(zone) for zone in request.zones or ("",))
         earliest = max(now, request.earliest or now)
         wait = self._outlooks.day(zones[0]) if request.max_wait is None else request.max_wait
@@ -170,7 +196,7 @@ class Planning:
         )
         job.check()
         self._check_reach(zones, job.deadline, "deadline")
-        return _Resolved(zones, job)
+        return Resolved(zones, job)
 
     def _check_reach(self, zones: Sequence[Zone], until: datetime, name: str) -> None:
         reach = min(self._outlooks.reach(zone) for zone in zones)

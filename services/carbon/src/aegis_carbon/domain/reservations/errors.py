@@ -2,7 +2,56 @@
 
 from __future__ import annotations
 
-from aegis_common.errors import AegisError, ErrorKind
+from datetime import timedelta
+
+from aegis_common.errors import AegisError, ErrorKind, Scope
+
+
+class ReservationsNotConfigured(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "RESERVATIONS_NOT_CONFIGURED"
+
+
+class ReservationStoreUnavailable(AegisError):
+    kind = ErrorKind.UNAVAILABLE
+    reason = "RESERVATION_STORE_UNAVAILABLE"
+
+    @classmethod
+    def because(cls, cause: str) -> ReservationStoreUnavailable:
+        return cls(
+            f"the store of reservations does not answer, or takes no writes ({cause}); what was acknowledged "
+            "is kept, try again",
+            retry_after=timedelta(seconds=1),
+            cause=cause,
+        )
+
+
+class UnknownReservation(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "UNKNOWN_RESERVATION"
+
+    @classmethod
+    def named(cls, reservation_id: str) -> UnknownReservation:
+        return cls(
+            f"reservation {reservation_id!r} does not exist, or its retention is over",
+            reservation=reservation_id,
+        )
+
+
+class UnknownCapacityPool(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "UNKNOWN_CAPACITY_POOL"
+
+
+class RequestIdReused(AegisError):
+    kind = ErrorKind.ALREADY_EXISTS
+    reason = "REQUEST_ID_REUSED"
+
+
+class TooManyReservations(AegisError):
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "TOO_MANY_RESERVATIONS"
+    scope = Scope.FLEET
 
 
 class StaleToken(AegisError):
@@ -17,3 +66,22 @@ class ReservationEnded(AegisError):
 
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "RESERVATION_ENDED"
+
+
+class ReservationBusy(AegisError):
+    """Others change the same pool faster than this change can be made."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "RESERVATION_BUSY"
+
+
+class InvalidResumeToken(AegisError):
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "INVALID_RESUME_TOKEN"
+
+
+class UnreadableReservation(AegisError):
+    """A stored record is damaged, or of a schema version that this process does not know."""
+
+    kind = ErrorKind.INTERNAL
+    reason = "UNREADABLE_RESERVATION"

@@ -27,13 +27,7 @@ def due(item: Reservation, *, now: datetime, keep: timedelta) -> Reservation | N
         return None
     if item.state is not State.RUNNING:
         return _told_to_run(item, now)
-    if len(item.spans) > 1:
-        return _told_to_pause(item, now)
-    end = item.spans[0].end if item.spans else now
-    message = "nothing was heard by the planned end, so that its end is assumed"
-    over = ended(item, State.FINISHED, message, now=end, keep=keep, assumed=True)
-    # After a long outage it is still kept for as long from when it was seen.
-    return replace(over, expires=now + keep)
+    return _told_to_pause(item, now, keep) if len(item.spans) > 1 else _silently_ended(item, now, keep)
 
 
 def _told_to_run(item: Reservation, now: datetime) -> Reservation:
@@ -87,18 +81,63 @@ def _running(
 
 
 def _moved(item: Reservation, since: datetime, *, whole: bool) -> tuple[Span, ...]:
-    """Return the spans of work that began at *since*; a late start does not shorten the work."""
-    planned = item.spans
-    if whole or len(planned) <= 1 or abs(planned[0].start - since) > item.margin:
-        return (Span(since, since + item.left),)
-    # A moment of delay is made up at the end of the stretch, if the pause has room for it.
-    end = planned[0].end + (since - planned[0].start)
-    return (Span(since, end), *planned[1:]) if end < planned[1].start else (Span(since, since + item.left),)
+    """Return the spans of work that began at *since*: no stretch is shorter for it, and pauses are kept."""
+    at_once = (Span(since, since + item.left),)
+    if whole or len(item.spans) <= 1:
+        return at_once
+    first, *rest = item.spans
+    return _laid_out(item, (Span(since, since + (first.end - first.start)), *rest)) or at_once
 
 
-def _told_to_pause(item: Reservation, now: datetime) -> Reservation:
+def _laid_out(item: Reservation, planned: Sequence[Span]) -> tuple[Span, ...]:
+    """Return spans for the work that is left, to the moment; nothing where it would end too late.
+
+    A stretch that comes too early for the one before follows it without a pause.
+    """
+    overhead = item.interruption.resume_overhead if item.interruption else NO_TIME
+    spans: list[Span] = []
+    need = item.left
+    for span in planned:
+        adjoins = bool(spans) and span.start <= spans[-1].end
+        if spans and not adjoins:
+            need += overhead
+        length = min(span.end - span.start, need)
+        if length <= NO_TIME:
+            break
+        need -= length
+        if adjoins:
+            spans[-1] = Span(spans[-1].start, spans[-1].end + length)
+        else:
+            spans.append(Span(span.start, span.start + length))
+    if spans and need > NO_TIME:
+        spans[-1] = Span(spans[-1].start, spans[-1].end + need)
+    late = spans[-1].end - (item.deadline - item.margin) if spans else NO_TIME
+    if late > NO_TIME:
+        # The last pause is shorter for it.
+        last = spans.pop()
+        if not spans or last.start - late <= spans[-1].end:
+            return ()
+        spans.append(Span(last.start - late, last.end - late))
+    return tuple(spans)
+
+
+def _told_to_pause(item: Reservation, now: datetime, keep: timedelta) -> Reservation:
+    if item.done_by(now) >= item.duration:
+        return _silently_ended(item, now, keep)
     paused = _stopped(item, now, item.spans[1:])
+    if paused.spans[0].start <= now:
+        # There is no time left for a pause: the stretch goes on to the end.
+        start = item.running_since or now
+        return replace(item, spans=(Span(start, start + item.left),))
     return _with_pause(paused, now, Reason.PLANNED_PAUSE, "a planned pause begins")
+
+
+def _silently_ended(item: Reservation, now: datetime, keep: timedelta) -> Reservation:
+    end = min(now, (item.running_since or now) + item.left)
+    message = "nothing was heard by the planned end, so that its end is assumed"
+    over = ended(item, State.FINISHED, message, now=end, keep=keep, assumed=True)
+    # After a long outage it is still kept for as long from when it was seen.
+    return replace(over, expires=now + keep)
 
 
 def _with_pause(item: Reservation, now: datetime, reason: Reason, message: str) -> Reservation:
@@ -119,22 +158,8 @@ def _stopped(
 ) -> Reservation:
     done = item.done_by(now) if done is None else min(done, item.duration)
     item = replace(item, state=State.SUSPENDED, done=done, stops=item.stops + 1, running_since=None)
-    # What is planned is what is left, to the moment: earlier or later stops change the last stretch.
-    spans: list[Span] = []
-    need = item.left
-    for number, span in enumerate(rest):
-        if number and item.interruption:
-            need += item.interruption.resume_overhead
-        length = min(span.end - span.start, need)
-        if length > NO_TIME:
-            spans.append(Span(span.start, span.start + length))
-            need -= length
-    if need > NO_TIME and spans:
-        spans[-1] = Span(spans[-1].start, spans[-1].end + need)
-    if not spans or spans[-1].end > item.deadline - item.margin:
-        start = max(now, item.latest_start)
-        spans = [Span(start, start + item.left)]
-    return replace(item, spans=tuple(spans))
+    start = max(now, item.latest_start)
+    return replace(item, spans=_laid_out(item, rest) or (Span(start, start + item.left),))
 
 
 def ended(
@@ -185,9 +210,26 @@ def reported(
             f"{item.holder!r} holds this work, and {holder!r} does not; do not run it twice",
             holder=item.holder,
         )
+    said = f"{event.value} {token}"
+    if said == item.heard:
+        return None
+    if event is Event.STARTED and token != item.start_token:
+        raise _stale(item, token)
     if item.started and token < item.start_token and event is not Event.FINISHED:
         raise _stale(item, token)
-    item = replace(item, holder=item.holder or holder)
+    after = _done(item, event, token, at, work_done, now, keep)
+    return None if after is None else replace(after, holder=item.holder or holder, heard=said)
+
+
+def _done(
+    item: Reservation,
+    event: Event,
+    token: int,
+    at: datetime,
+    work_done: timedelta | None,
+    now: datetime,
+    keep: timedelta,
+) -> Reservation | None:
     if event is Event.FINISHED:
         done = item.done_by(at) if work_done is None else min(work_done, item.duration)
         over = ended(item, State.FINISHED, "its holder said that it has ended", now=at, keep=keep)
@@ -195,9 +237,11 @@ def reported(
     if event in _STARTS:
         return _began(item, token, at, now)
     if item.state is State.SUSPENDED:
-        return replace(item, done=min(work_done, item.duration)) if work_done is not None else item
+        return item if work_done is None else replace(item, done=min(work_done, item.duration))
     if item.state is not State.RUNNING:
         raise _stale(item, token)
+    if token < item.token:
+        return None  # it was told to go on meanwhile
     paused = _stopped(item, at, item.spans[1:], work_done)
     return _with_pause(paused, now, Reason.HOLDER, "its holder has suspended it")
 

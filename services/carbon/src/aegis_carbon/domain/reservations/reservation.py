@@ -87,6 +87,7 @@ class Reservation:
         running_since: When the stretch that runs began; None while nothing runs.
         done: Work that was done before that stretch.
         margin: Time that is kept free before the deadline.
+        heard: What its holder said last: the event, and the token of the signal that it acted on.
         mark: Tells the forecast that the plan was made of.
         revision: Counts the changes.
     """
@@ -114,6 +115,7 @@ class Reservation:
     signal: Signal | None = None
     start_token: int = 1
     holder: str = ""
+    heard: str = ""
     running_since: datetime | None = None
     done: timedelta = NO_TIME
     stops: int = 0

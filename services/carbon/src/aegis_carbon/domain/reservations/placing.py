@@ -1,0 +1,74 @@
+"""Where in time a reservation runs: by the forecast, or by `on_missing` where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from aegis_carbon.domain.errors import NoIntensityData, UnknownZone
+from aegis_carbon.domain.job import Span
+from aegis_carbon.domain.outlook import Outlook
+from aegis_carbon.domain.planner import plan
+from aegis_carbon.domain.planning import Planning
+from aegis_carbon.domain.reservations.reservation import OnMissing, Reservation
+
+MOST_WAIT: Final = timedelta(seconds=5)
+"""Longest wait for what is expected of the grid."""
+_log = logging.getLogger(__name__)
+
+
+class Placer:
+    """Places work that is left."""
+
+    def __init__(self, planning: Planning) -> None:
+        self._planning = planning
+
+    async def outlooks(self, item: Reservation, *, now: datetime, within: float) -> list[Outlook]:
+        """Return what is expected of its zones; nothing where it is not known of all of them.
+
+        Args:
+            item: The reservation.
+            now: Present time.
+            within: Seconds that the caller can wait; work that has to start sooner does not wait for it.
+        """
+        slack = max(timedelta(0), item.latest_start - max(now, item.earliest)) / 2
+        wait = min(within, MOST_WAIT.total_seconds(), slack.total_seconds())
+        try:
+            return await self._planning.expected(item.zones, until=item.deadline, within=wait, since=now)
+        except (NoIntensityData, UnknownZone) as error:
+            _log.info("nothing is known of the grid for reservation %s: %s", item.member, error.message)
+            return []
+
+    async def placed(self, item: Reservation, outlooks: Sequence[Outlook], *, now: datetime) -> Reservation:
+        """Return it with spans for the work that is left, and their plan where the grid is known.
+
+        Raises:
+            InfeasibleJob: It cannot end by its deadline.
+            InvalidArgument: Its zones have different signals.
+        """
+        if not outlooks:
+            return replace(item, spans=(without_data(item, now),), plan=None, mark="")
+        found = await asyncio.to_thread(plan, outlooks, item.job(now))
+        return replace(item, spans=found.spans, plan=found, mark=mark_of(outlooks))
+
+
+def without_data(item: Reservation, now: datetime) -> Span:
+    """Return when it runs while nothing is known of the grid."""
+    soonest, latest = max(now, item.earliest), item.latest_start
+    wanted = {
+        OnMissing.RUN_NOW: soonest,
+        OnMissing.RUN_AT_LATEST_START: latest,
+        OnMissing.HOLD: item.created + item.max_hold,
+    }[item.on_missing]
+    start = max(soonest, min(wanted, latest))
+    return Span(start, start + item.left)
+
+
+def mark_of(outlooks: Sequence[Outlook]) -> str:
+    """Return what tells these forecasts from others."""
+    return hashlib.sha256(" ".join(outlook.mark for outlook in outlooks).encode()).hexdigest()[:16]
