@@ -272,6 +272,14 @@ class Training(fl_grpc.TrainingServiceServicer):
     async def ListTrainingRuns(self, request: Any, context: Any) -> fl.ListTrainingRunsResponse:
         return fl.ListTrainingRunsResponse(training_runs=[self.run()])
 
+    async def PauseTrainingRun(self, request: Any, context: Any) -> fl.PauseTrainingRunResponse:
+        run = self.run(fl.TrainingRun.STATE_PAUSING)
+        run.pause.CopyFrom(fl.Pause(requester="sdk", request_time=START, immediate=request.immediate))
+        return fl.PauseTrainingRunResponse(training_run=run)
+
+    async def ResumeTrainingRun(self, request: Any, context: Any) -> fl.ResumeTrainingRunResponse:
+        return fl.ResumeTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_PENDING))
+
     async def CancelTrainingRun(self, request: Any, context: Any) -> fl.CancelTrainingRunResponse:
         return fl.CancelTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_CANCELLED))
 

@@ -176,6 +176,13 @@ def test_runs_nodes_and_models_are_managed(aegis: Aegis, tmp_path: Path, deploym
     assert "strategy  the app's own" in aegis.out
     assert aegis("fl", "rounds", "r1") == 0
     assert aegis.out == "no rounds yet\n"
+    assert aegis("fl", "pause", "r1", "--now", "-o", "json") == 0
+    paused = json.loads(aegis.out)
+    assert (paused["state"], paused["pause"]["immediate"]) == ("PAUSING", True)
+    assert aegis("fl", "pause", "r1") == 0
+    assert "as soon as the round is finished, by sdk" in aegis.out
+    assert aegis("fl", "resume", "r1", "-o", "json") == 0
+    assert json.loads(aegis.out)["state"] == "PENDING"
     assert aegis("fl", "cancel", "r1", "-o", "json") == 0
     assert json.loads(aegis.out)["state"] == "CANCELLED"
     assert aegis("fl", "nodes", "register", "site-1", "--public-key", str(tmp_path / "pub.pem")) == 0

@@ -43,6 +43,7 @@ PUBLIC = [
     "NotFound",
     "Part",
     "PastSlot",
+    "Pause",
     "PermissionDenied",
     "Plan",
     "PlanSpan",

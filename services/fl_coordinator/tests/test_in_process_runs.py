@@ -189,6 +189,31 @@ async def test_a_coordinator_that_was_killed_goes_on_with_the_same_curve_and_no_
     assert killed == undisturbed
 
 
+async def test_a_paused_run_stays_so_over_a_kill_and_goes_on_with_the_same_curve(
+    mesh: Mesh, start_coordinator: Callable[[], tuple[psutil.Popen, int]]
+) -> None:
+    process, port = start_coordinator()
+    name = await begun(mesh, port, rounds_first=2)
+    async with mesh.channel(port, "fl-coordinator", account="sdk") as channel:
+        stubs = Stubs(channel)
+        await stubs.training.PauseTrainingRun(pb.PauseTrainingRunRequest(name=name, immediate=True))
+        paused = await until_state(stubs, name, Run.STATE_PAUSED)
+    apps = process.children(recursive=True)
+    process.kill()
+    _, port = start_coordinator()
+    async with mesh.channel(port, "fl-coordinator", account="sdk") as channel:
+        await asyncio.wait_for(channel.channel_ready(), 60)
+        stubs = Stubs(channel)
+        still = await get(stubs, name)
+        await stubs.training.ResumeTrainingRun(pb.ResumeTrainingRunRequest(name=name))
+    resumed = await curve(mesh, port, name)
+    undisturbed = await curve(mesh, port, await begun(mesh, port, rounds_first=0))
+
+    assert apps == []
+    assert still == paused
+    assert resumed == undisturbed
+
+
 async def test_an_app_process_that_was_killed_is_started_again_and_goes_on(
     mesh: Mesh, start_coordinator: Callable[[], tuple[psutil.Popen, int]]
 ) -> None:

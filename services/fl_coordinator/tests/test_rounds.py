@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -18,34 +17,22 @@ from aegis_fl_coordinator.domain.errors import EngineUnavailable, UnknownZone
 from aegis_fl_coordinator.domain.ports import EngineState, EngineStatus
 from aegis_fl_coordinator.runfile import DESCRIPTION_FILE, MODEL_FILE, RunFile
 from aegis_fl_coordinator.serverapp.link import CoordinatorLink, RunStopped
-from aegis_fl_coordinator.testing.calls import create, get, reason, register, submitted, until_state
+from aegis_fl_coordinator.testing.calls import (
+    ask,
+    create,
+    folder_of,
+    get,
+    reason,
+    register,
+    start,
+    token,
+    until_state,
+)
 from aegis_fl_coordinator.testing.engine import ScriptedEngine
 from aegis_fl_coordinator.testing.peers import Agent, Carbon, clean_grid, dirty_grid
 from aegis_fl_coordinator.testing.processes import Coordinate, Coordinator, until
 
 Run = pb.TrainingRun
-
-
-async def start(coordinator: Coordinator, folder: Path, engine: ScriptedEngine, **fields: Any) -> Run:
-    """Return a run that is in the engine."""
-    await register(coordinator, folder)
-    engine.online.add(101)
-    before = len(engine.states)
-    run = await create(await coordinator.as_account("sdk"), **fields)
-    await until(submitted(engine, before + 1))
-    return run
-
-
-def folder_of(run: Run, tmp_path: Path) -> Path:
-    return tmp_path / "volume" / "runs" / run.name.removeprefix("trainingRuns/")
-
-
-def token(run: Run, tmp_path: Path) -> tuple[tuple[str, str], ...]:
-    return (("aegis-run-token", (folder_of(run, tmp_path) / "token").read_text()),)
-
-
-def ask(run: Run, number: int = 1, nodes: int = 1) -> round_pb.AwaitRoundRequest:
-    return round_pb.AwaitRoundRequest(training_run=run.name, round=number, nodes_online=nodes)
 
 
 async def test_a_round_is_let_in_when_the_grid_is_clean(

@@ -191,6 +191,23 @@ def test_a_file_of_another_schema_version_is_refused_by_number(store: SqliteRunS
         SqliteRunStore(path, clock=lambda: NOW)
 
 
+def test_a_file_of_the_version_before_is_read_and_written_on(store: SqliteRunStore, path: Path) -> None:
+    create(store, make_run())
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 1")
+        db.execute(
+            "UPDATE runs SET schema_version = 1, record = json_remove(record, '$.pause', '$.given_up')"
+        )
+    db.close()
+
+    later = SqliteRunStore(path, clock=lambda: NOW)
+    later.update_run("r1", lambda run: run.pausing("alice", immediate=False, now=NOW))
+
+    assert later.get_run("default", "r1").state is State.PAUSING
+    later.close()
+
+
 def test_a_record_of_another_schema_version_is_refused_by_number(store: SqliteRunStore, path: Path) -> None:
     create(store, make_run())
     with sqlite3.connect(path) as db:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         CarbonPolicy,
         Gate,
         NodeFailure,
+        Pause,
         Round,
         RunEvent,
         TrainingRun,
@@ -99,6 +100,7 @@ __all__ = [
     "NotFound",
     "Part",
     "PastSlot",
+    "Pause",
     "PermissionDenied",
     "Plan",
     "PlanSpan",
@@ -163,7 +165,7 @@ _HOMES: Final = {
     "tool_files": "ToolFile",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
-    "training_forms": "Aggregation CarbonPolicy Gate NodeFailure Round RunEvent TrainingRun",
+    "training_forms": "Aggregation CarbonPolicy Gate NodeFailure Pause Round RunEvent TrainingRun",
 }
 _HOME: Final = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -18,6 +18,8 @@ CREATE: Final = method(pb, "TrainingService", "CreateTrainingRun", pb.CreateTrai
 GET: Final = method(pb, "TrainingService", "GetTrainingRun", pb.GetTrainingRunResponse)
 LIST: Final = method(pb, "TrainingService", "ListTrainingRuns", pb.ListTrainingRunsResponse)
 CANCEL: Final = method(pb, "TrainingService", "CancelTrainingRun", pb.CancelTrainingRunResponse)
+PAUSE: Final = method(pb, "TrainingService", "PauseTrainingRun", pb.PauseTrainingRunResponse)
+RESUME: Final = method(pb, "TrainingService", "ResumeTrainingRun", pb.ResumeTrainingRunResponse)
 WATCH: Final = method(pb, "TrainingService", "WatchTrainingRun", pb.WatchTrainingRunResponse)
 
 
@@ -141,6 +143,33 @@ def _cancel(name: str, *, timeout: float | None = None) -> Operation[TrainingRun
     return Operation(CANCEL, request, read_answer, timeout)
 
 
+def _pause(name: str, *, immediate: bool = False, timeout: float | None = None) -> Operation[TrainingRun]:
+    """Pause a run until it is resumed; the round under way is finished first.
+
+    Args:
+        name: `trainingRuns/{run}`, or its last part.
+        immediate: Give the round under way up; it is trained again later.
+        timeout: Deadline of the call, in seconds.
+
+    Raises:
+        NotFound: Reason `UNKNOWN_TRAINING_RUN`.
+        FailedPrecondition: Reason `RUN_NOT_PAUSABLE`: it has ended, is being stopped, or trains no more.
+    """
+    request = pb.PauseTrainingRunRequest(name=resource("trainingRuns", name), immediate=immediate)
+    return Operation(PAUSE, request, read_answer, timeout)
+
+
+def _resume(name: str, *, timeout: float | None = None) -> Operation[TrainingRun]:
+    """Let a run that is paused or has failed go on from its newest checkpoint.
+
+    Raises:
+        NotFound: Reason `UNKNOWN_TRAINING_RUN`.
+        FailedPrecondition: Reason `RUN_NOT_RESUMABLE`: it has succeeded, or is or was stopped.
+    """
+    request = pb.ResumeTrainingRunRequest(name=resource("trainingRuns", name))
+    return Operation(RESUME, request, read_answer, timeout)
+
+
 def _watch(name: str, *, resume_token: str = "", timeout: float | None = None) -> Watch[RunEvent]:
     """Iterate over what happens in a run, until it has ended; broken streams are resumed unseen.
 
@@ -167,6 +196,8 @@ class TrainingSurface:
     get = unary(_get)
     list = stream(_list)
     cancel = unary(_cancel)
+    pause = unary(_pause)
+    resume = unary(_resume)
     watch = stream(_watch)
 
 

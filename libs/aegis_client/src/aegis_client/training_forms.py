@@ -110,14 +110,31 @@ class CarbonPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Who paused a run.
+
+    Attributes:
+        requester: Subject of who asked for it.
+        request_time: When.
+        start_time: Since when nothing of the run runs; None while the round under way is being finished.
+        immediate: True when that round was to be given up.
+    """
+
+    requester: str
+    request_time: datetime | None
+    start_time: datetime | None
+    immediate: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
     """One federated training, from its creation to its published model.
 
     Attributes:
         name: `trainingRuns/{run}`.
         app: Name of the training app.
-        state: `PENDING`, `WAITING_FOR_NODES`, `WAITING_FOR_GRID`, `RUNNING`, `PUBLISHING`, `SUCCEEDED`,
-            `FAILED`, `CANCELLING` or `CANCELLED`.
+        state: `PENDING`, `WAITING_FOR_NODES`, `WAITING_FOR_GRID`, `RUNNING`, `PAUSING`, `PAUSED`,
+            `PUBLISHING`, `SUCCEEDED`, `FAILED`, `CANCELLING` or `CANCELLED`.
         state_message: Why it stands there, in one sentence.
         round_reports: The rounds so far, oldest first; empty in events.
         model: `models/{model}` that the result is published as, or empty.
@@ -126,6 +143,7 @@ class TrainingRun:
         engine: Where the nodes are: `DEPLOYMENT` (at the sites) or `IN_PROCESS` (beside the coordinator).
         virtual_nodes: Nodes of a run in process; 0 for a run at the sites.
         seed: Of what the run draws, or None.
+        pause: Who paused it and since when, in the states `PAUSING` and `PAUSED`; else None.
     """
 
     name: str
@@ -149,6 +167,7 @@ class TrainingRun:
     seed: int | None
     aggregation: Aggregation
     carbon_policy: CarbonPolicy
+    pause: Pause | None
 
     @property
     def ended(self) -> bool:
@@ -223,6 +242,16 @@ def _read_run(run: pb.TrainingRun) -> TrainingRun:
         seed=known(run, "seed"),
         aggregation=_read_aggregation(run.aggregation),
         carbon_policy=_read_policy(run.carbon_policy),
+        pause=_read_pause(run.pause) if run.HasField("pause") else None,
+    )
+
+
+def _read_pause(message: pb.Pause) -> Pause:
+    return Pause(
+        requester=message.requester,
+        request_time=moment(message, "request_time"),
+        start_time=moment(message, "start_time"),
+        immediate=message.immediate,
     )
 
 

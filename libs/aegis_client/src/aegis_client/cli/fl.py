@@ -1,6 +1,8 @@
-"""`aegis fl`: run, watch, list, get, rounds, cancel, nodes, simulate."""
+"""`aegis fl`: run, watch, list, get, rounds, pause, resume, cancel, nodes, simulate."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -61,6 +63,27 @@ def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
     """Show a run with its rounds so far."""
     with state_of(ctx).client() as client:
         print_run(client.training.get(name), output)
+
+
+@app.command()
+def pause(
+    ctx: typer.Context,
+    name: str,
+    now: Annotated[
+        bool, typer.Option("--now", help="Give the round under way up; it is trained again later.")
+    ] = False,
+    output: Output = Format.TEXT,
+) -> None:
+    """Pause a run after the round under way, until it is resumed."""
+    with state_of(ctx).client() as client:
+        print_run(client.training.pause(name, immediate=now), output)
+
+
+@app.command()
+def resume(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+    """Let a run that is paused or has failed go on after its last round."""
+    with state_of(ctx).client() as client:
+        print_run(client.training.resume(name), output)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import typer
 
 from aegis_client.cli.output import clock, print_fields, print_json, seconds, short
 from aegis_client.cli.progress import view
-from aegis_client.cli.run_text import aggregation_text, policy_text, round_line, state_line
+from aegis_client.cli.run_text import aggregation_text, pause_text, policy_text, round_line, state_line
 from aegis_client.cli.state import Format
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ def follow(client: Client, run: TrainingRun, output: Format) -> None:
     if output is Format.TEXT:
         published = f", published as {final.model_version}" if final.model_version else ""
         typer.echo(f"{state_line(final)}{published}")
+    if final.state == "FAILED" and output is Format.TEXT:
+        typer.echo(
+            f"it can go on after round {final.completed_rounds}: aegis fl resume {short(run.name)}", err=True
+        )
     if not final.succeeded:
         raise typer.Exit(1)
 
@@ -47,6 +51,7 @@ def print_run(run: TrainingRun, output: Format) -> None:
             "app": run.app,
             "state": run.state,
             "message": run.state_message,
+            "paused": pause_text(run.pause) if run.pause else "",
             "rounds": f"{run.completed_rounds} of {run.rounds}",
             "nodes": f"{run.virtual_nodes} virtual" if run.virtual_nodes else f"at least {run.min_nodes}",
             "strategy": aggregation_text(run.aggregation),

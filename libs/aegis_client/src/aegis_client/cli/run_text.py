@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aegis_client.cli.output import seconds, short
+from aegis_client.cli.output import clock, seconds, short
 
 if TYPE_CHECKING:
-    from aegis_client.training_forms import Aggregation, CarbonPolicy, Gate, Round, TrainingRun
+    from aegis_client.training_forms import Aggregation, CarbonPolicy, Gate, Pause, Round, TrainingRun
 
 
 def state_line(run: TrainingRun) -> str:
@@ -62,6 +62,11 @@ def aggregation_text(found: Aggregation) -> str:
     if found.round_timeout is not None:
         parts.append(f"at most {seconds(found.round_timeout)} a round")
     return ", ".join(parts)
+
+
+def pause_text(found: Pause) -> str:
+    since = f"since {clock(found.start_time)}" if found.start_time else "as soon as the round is finished"
+    return f"{since}, by {found.requester}"
 
 
 def policy_text(found: CarbonPolicy) -> str:

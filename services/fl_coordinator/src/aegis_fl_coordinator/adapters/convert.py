@@ -14,7 +14,7 @@ from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
 from aegis_fl_coordinator.domain.nodes import NodeStatus
 from aegis_fl_coordinator.domain.rounds import GateDecision, NodeFailure, RoundReport
-from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, TrainingRun
+from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, Pause, RunSpec, TrainingRun
 from aegis_fl_coordinator.domain.strategies import Aggregation
 
 
@@ -117,10 +117,20 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         virtual_nodes=spec.virtual_nodes,
         aggregation=_aggregation_message(spec.aggregation),
         seed=spec.seed,
+        pause=_pause_message(run.pause) if run.pause else None,
     )
     if spec.config:
         message.app_config.update(dict(spec.config))
     return message
+
+
+def _pause_message(pause: Pause) -> pb.Pause:
+    return pb.Pause(
+        requester=pause.requester,
+        request_time=timestamp(pause.asked),
+        start_time=timestamp(pause.since),
+        immediate=pause.immediate,
+    )
 
 
 def _aggregation_message(aggregation: Aggregation) -> pb.Aggregation:

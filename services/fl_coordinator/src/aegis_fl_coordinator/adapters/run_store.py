@@ -25,7 +25,8 @@ from aegis_fl_coordinator.domain.ports import Event
 from aegis_fl_coordinator.domain.rounds import RoundReport
 from aegis_fl_coordinator.domain.run import TrainingRun
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+_READABLE: Final = frozenset({1, 2})
 _BUSY_S: Final = 10.0
 _RUN: Final = TypeAdapter(TrainingRun)
 _ROUND: Final = TypeAdapter(RoundReport)
@@ -138,10 +139,9 @@ class SqliteRunStore:
             before = self.find_run(run_id)
             after = change(before)
             if after != before:
-                values = (_run_record(after), not after.ended, after.tenant, run_id)
-                self._db.execute(
-                    "UPDATE runs SET record = ?, active = ? WHERE tenant = ? AND run_id = ?", values
-                )
+                values = (_run_record(after), SCHEMA_VERSION, not after.ended, after.tenant, run_id)
+                query = "UPDATE runs SET record = ?, schema_version = ?, active = ? "
+                self._db.execute(query + "WHERE tenant = ? AND run_id = ?", values)
                 for report in after.rounds[len(before.rounds) :]:
                     self._add_round(after, report)
                 if _visible(after) != _visible(before):
@@ -248,23 +248,25 @@ class SqliteRunStore:
         if version == 0:
             script = f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             self._db.executescript(script)
-        elif version != SCHEMA_VERSION:
+        elif version in _READABLE:
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        else:
             self._db.close()
             raise UnknownSchema(
-                f"{path} has schema version {version}; this coordinator knows {SCHEMA_VERSION}",
+                f"{path} has schema version {version}; this coordinator knows 1 to {SCHEMA_VERSION}",
                 schema_version=str(version),
             )
 
 
 def _visible(run: TrainingRun) -> tuple[object, ...]:
-    return run.state, run.message, run.model_version
+    return run.state, run.message, run.model_version, run.pause and run.pause.since
 
 
 def _read(adapter: TypeAdapter[T], row: sqlite3.Row) -> T:
     version = row["schema_version"]
-    if version != SCHEMA_VERSION:
+    if version not in _READABLE:
         raise UnknownSchema(
-            f"a stored record has schema version {version}; this coordinator knows {SCHEMA_VERSION}",
+            f"a stored record has schema version {version}; this coordinator knows 1 to {SCHEMA_VERSION}",
             schema_version=str(version),
         )
     return adapter.validate_json(row["record"])

@@ -59,7 +59,25 @@ class TrainingServicer(pb_grpc.TrainingServiceServicer):
         self, request: pb.CancelTrainingRunRequest, context: Context
     ) -> pb.CancelTrainingRunResponse:
         run = self._training.cancel(current_call().principal.tenant, run_id(request.name))
+        self._supervisor.watch(run.run_id)
         return pb.CancelTrainingRunResponse(training_run=run_message(run))
+
+    async def PauseTrainingRun(
+        self, request: pb.PauseTrainingRunRequest, context: Context
+    ) -> pb.PauseTrainingRunResponse:
+        caller = current_call().principal
+        run = self._training.pause(
+            caller.tenant, run_id(request.name), requester=caller.subject, immediate=request.immediate
+        )
+        return pb.PauseTrainingRunResponse(training_run=run_message(run))
+
+    async def ResumeTrainingRun(
+        self, request: pb.ResumeTrainingRunRequest, context: Context
+    ) -> pb.ResumeTrainingRunResponse:
+        caller = current_call().principal
+        run = await self._training.resume(caller.tenant, run_id(request.name), requester=caller.subject)
+        self._supervisor.watch(run.run_id)
+        return pb.ResumeTrainingRunResponse(training_run=run_message(run))
 
     async def WatchTrainingRun(
         self, request: pb.WatchTrainingRunRequest, context: Context

@@ -49,13 +49,24 @@ class Admission:
         """Return None when round *number* may start, else when to ask again; wait for it up to *patience*.
 
         Raises:
-            RunEnded: The run is to end.
+            RunEnded: The run is to end, or to pause.
         """
+        try:
+            return await self._await(run_id, number, nodes_online=nodes_online, patience=patience)
+        except RunEnded:
+            self._note_told(run_id)
+            raise
+
+    async def _await(
+        self, run_id: str, number: int, *, nodes_online: int, patience: timedelta
+    ) -> Wait | None:
         end = self._clock() + patience
         while True:
             run = self._going(run_id)
-            if run.opened is not None and number <= run.opened.number:
+            if number <= run.let_in:
                 return None
+            if run.state is State.PAUSING:
+                raise RunEnded(f"{run.name} is being paused", name=run.name, state=run.state.value)
             if nodes_online < run.spec.min_nodes:
                 self._move(run_id, State.WAITING_FOR_NODES, waiting_for_nodes(nodes_online, run))
                 return Wait(_ASK_NODES_AGAIN, "")
@@ -85,7 +96,7 @@ class Admission:
 
     def _going(self, run_id: str) -> TrainingRun:
         run = self._store.find_run(run_id)
-        if run.stopping or run.state is State.PUBLISHING:
+        if run.stopping or run.state in (State.PUBLISHING, State.PAUSED):
             raise RunEnded(f"{run.name} is {run.state.value}", name=run.name, state=run.state.value)
         return run
 
@@ -103,9 +114,16 @@ class Admission:
 
     def _open(self, run_id: str, number: int, decision: GateDecision) -> None:
         def change(run: TrainingRun) -> TrainingRun:
-            if run.opened is not None and number <= run.opened.number:
+            if number <= run.let_in:
                 return run
             return run.with_open_gate(number, decision, now=self._clock())
+
+        self._update(run_id, change)
+
+    def _note_told(self, run_id: str) -> None:
+        def change(run: TrainingRun) -> TrainingRun:
+            told = run.state is State.PAUSING and run.pause
+            return replace(run, pause=replace(told, told=True)) if told else run
 
         self._update(run_id, change)
 

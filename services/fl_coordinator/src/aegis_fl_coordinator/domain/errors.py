@@ -45,6 +45,16 @@ class RunEnded(AegisError):
     reason = "RUN_ENDED"
 
 
+class RunNotPausable(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "RUN_NOT_PAUSABLE"
+
+
+class RunNotResumable(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "RUN_NOT_RESUMABLE"
+
+
 class InvalidResumeToken(AegisError):
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "INVALID_RESUME_TOKEN"

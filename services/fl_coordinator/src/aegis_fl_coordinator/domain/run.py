@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from aegis_fl_coordinator.domain.errors import RunEnded
+from aegis_fl_coordinator.domain.errors import RunEnded, RunNotPausable, RunNotResumable
 from aegis_fl_coordinator.domain.gate import CarbonPolicy
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
 from aegis_fl_coordinator.domain.strategies import Aggregation
@@ -33,16 +33,21 @@ class State(Enum):
     FAILED = "failed"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
+    PAUSING = "pausing"
+    PAUSED = "paused"
 
 
 ENDED: Final = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
-_TRAINING: Final = frozenset({State.PENDING, State.WAITING_FOR_NODES, State.WAITING_FOR_GRID, State.RUNNING})
+TRAINING: Final = frozenset({State.PENDING, State.WAITING_FOR_NODES, State.WAITING_FOR_GRID, State.RUNNING})
 _NEXT: Final[Mapping[State, frozenset[State]]] = {
     **{
-        state: _TRAINING | {State.PUBLISHING, State.SUCCEEDED, State.FAILED, State.CANCELLING}
-        for state in _TRAINING
+        state: TRAINING | {State.PUBLISHING, State.SUCCEEDED, State.FAILED, State.CANCELLING, State.PAUSING}
+        for state in TRAINING
     },
     State.PUBLISHING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLING}),
+    # Out of a pause leads `resumed`, and nothing else: an app that is late moves nothing.
+    State.PAUSING: frozenset({State.PAUSED, State.FAILED, State.CANCELLING}),
+    State.PAUSED: frozenset({State.CANCELLING}),
     # A model that was published before the request came through stays published.
     State.CANCELLING: frozenset({State.CANCELLED, State.SUCCEEDED}),
     **{state: frozenset() for state in ENDED},
@@ -78,10 +83,36 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class OpenGate:
-    """A round that was let in: asking again gives the same answer."""
+    """A round that was let in: asking again gives the same answer, until it is `stale`.
+
+    Attributes:
+        stale: True once the run was paused or had ended: the grid may be another one by now.
+    """
 
     number: int
     decision: GateDecision
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Who pauses a run, and how.
+
+    Attributes:
+        requester: Subject of who asked for it.
+        asked: When.
+        immediate: True when the round under way is given up.
+        before: The state that it was asked for in.
+        told: True once the app has heard of it, and so ends.
+        since: When the pause began; None while the round is being finished.
+    """
+
+    requester: str
+    asked: datetime
+    immediate: bool
+    before: State
+    told: bool = False
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +130,8 @@ class TrainingRun:
         opened: The last round that was let in.
         waiting_since: When the round after it began to wait for the grid.
         submissions: How often the run was submitted since its last finished round.
+        pause: Set while it is being paused, or is.
+        given_up: Flower's id of the run that was ended when it was paused or failed.
     """
 
     tenant: str
@@ -119,6 +152,8 @@ class TrainingRun:
     rounds: tuple[RoundReport, ...] = ()
     model_version: str = ""
     submissions: int = 0
+    pause: Pause | None = None
+    given_up: int | None = None
 
     @property
     def name(self) -> str:
@@ -136,6 +171,16 @@ class TrainingRun:
     def stopping(self) -> bool:
         return self.ended or self.state is State.CANCELLING
 
+    @property
+    def let_in(self) -> int:
+        """The newest round that may be trained; 0 for none."""
+        return self.opened.number if self.opened and not self.opened.stale else 0
+
+    @property
+    def under_way(self) -> bool:
+        """True while a round was let in and not reported."""
+        return self.let_in > (self.rounds[-1].number if self.rounds else 0)
+
     def moved(self, state: State, message: str, *, now: datetime) -> TrainingRun:
         """Return the run in *state*.
 
@@ -150,7 +195,72 @@ class TrainingRun:
                 name=self.name,
                 state=self.state.value,
             )
-        return replace(self, state=state, message=message, end_time=now if state in ENDED else None)
+        pause = self.pause if state in (State.PAUSING, State.PAUSED) else None
+        end_time = now if state in ENDED else None
+        return replace(self, state=state, message=message, end_time=end_time, pause=pause)
+
+    def pausing(self, requester: str, *, immediate: bool, now: datetime) -> TrainingRun:
+        """Return the run on its way into a pause; one that is in it, or on its way, hurries at most.
+
+        Raises:
+            RunNotPausable: It trains no more, or is to be stopped.
+        """
+        if self.state is State.PAUSED:
+            return self
+        if self.state is State.PAUSING and self.pause:
+            return replace(self, pause=replace(self.pause, immediate=immediate or self.pause.immediate))
+        if self.state not in TRAINING:
+            raise RunNotPausable(
+                f"{self.name} is {self.state.value} and cannot be paused",
+                name=self.name,
+                state=self.state.value,
+            )
+        pause = Pause(requester, now, immediate, self.state)
+        finishing = self.under_way and not immediate
+        message = f"{requester} pauses it" + (f"; round {self.let_in} is finished first" if finishing else "")
+        return replace(self.moved(State.PAUSING, message, now=now), pause=pause)
+
+    def paused(self, engine_run: int | None, *, now: datetime) -> TrainingRun:
+        """Return the run paused, its run in the engine ended."""
+        if self.pause is None:
+            raise RunEnded(f"{self.name} is not to be paused any more", name=self.name)
+        message = f"paused by {self.pause.requester} after {len(self.rounds)} of {self.spec.rounds} rounds"
+        return replace(
+            self.moved(State.PAUSED, message, now=now),
+            pause=replace(self.pause, since=now),
+            engine_run=None,
+            given_up=self.given_up if engine_run is None else engine_run,
+        )
+
+    def resumed(self, requester: str) -> TrainingRun:
+        """Return the run on its way again; one that goes on stays as it is.
+
+        Raises:
+            RunNotResumable: It has succeeded, is or was to be stopped, or its app is ending for the pause.
+        """
+        pause = self.pause
+        if self.state is State.PAUSING and pause and not pause.told and not pause.immediate:
+            return replace(self, state=pause.before, message=f"{requester} called the pause off", pause=None)
+        if self.state in TRAINING or self.state is State.PUBLISHING:
+            return self
+        if self.state not in (State.PAUSED, State.FAILED):
+            raise RunNotResumable(
+                f"{self.name} is {self.state.value}; a run that is paused or has failed can be resumed",
+                name=self.name,
+                state=self.state.value,
+            )
+        return replace(
+            self,
+            state=State.PENDING,
+            message=f"resumed by {requester}; goes on after round {len(self.rounds)}",
+            end_time=None,
+            pause=None,
+            engine_run=None,
+            given_up=self.given_up if self.engine_run is None else self.engine_run,
+            opened=self.opened and replace(self.opened, stale=True),
+            waiting_since=None,
+            submissions=0,
+        )
 
     def with_open_gate(self, number: int, decision: GateDecision, *, now: datetime) -> TrainingRun:
         """Return the run with round *number* let in."""

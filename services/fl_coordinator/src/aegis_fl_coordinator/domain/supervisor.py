@@ -28,7 +28,7 @@ from aegis_fl_coordinator.domain.ports import (
     RunStore,
 )
 from aegis_fl_coordinator.domain.registry import NodeRegistry
-from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, State, TrainingRun
+from aegis_fl_coordinator.domain.run import TRAINING, ConfigValue, EngineKind, State, TrainingRun
 from aegis_fl_coordinator.domain.training import token_digest
 
 _log: Final = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _CUT_OFF: Final = "the training app failed, or was cut off when SuperLink stoppe
 _SUBMISSIONS: Final = 3
 """How often a run may be cut off and submitted again without finishing a round in between."""
 _SHOWS_TROUBLE: Final = frozenset(
-    {State.PENDING, State.WAITING_FOR_NODES, State.PUBLISHING, State.CANCELLING}
+    {State.PENDING, State.WAITING_FOR_NODES, State.PUBLISHING, State.CANCELLING, State.PAUSING}
 )
 _RETRYABLE: Final = RETRYABLE | {ErrorKind.DEADLINE_EXCEEDED, ErrorKind.ABORTED}
 
@@ -72,7 +72,7 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def adopt(self) -> None:
-        """Take care of every run that has not ended."""
+        """Take care of every run that goes on."""
         for run in self._store.active_runs():
             self.watch(run.run_id)
 
@@ -83,7 +83,13 @@ class Supervisor:
         # An empty context: the work outlives the call that asked for it, and its identity.
         task = asyncio.get_running_loop().create_task(self._drive(run_id), context=contextvars.Context())
         self._tasks[run_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(run_id, None))
+        task.add_done_callback(lambda task: self._done(run_id, task))
+
+    def _done(self, run_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(run_id, None)
+        # It may have been resumed while the last step was being taken.
+        if not task.cancelled() and not _at_rest(self._store.find_run(run_id)):
+            self.watch(run_id)
 
     async def close(self) -> None:
         """Stop looking after runs; they go on in Flower and are adopted at the next start."""
@@ -93,7 +99,7 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _drive(self, run_id: str) -> None:
-        while not (run := self._store.find_run(run_id)).ended:
+        while not _at_rest(run := self._store.find_run(run_id)):
             try:
                 await self._step(run)
             except RunEnded:
@@ -103,13 +109,15 @@ class Supervisor:
             except Exception:
                 _log.exception("run %s: unforeseen error", run.name)
                 self._fail(run, "internal error of the coordinator; its log has the details")
-            if not self._store.find_run(run_id).ended:
+            if not _at_rest(self._store.find_run(run_id)):
                 await self._changes.wait(run_id, at_most=self._look)
         await self._close(run)
 
     async def _step(self, run: TrainingRun) -> None:
         if run.state is State.CANCELLING:
             await self._cancel(run)
+        elif run.state is State.PAUSING:
+            await self._pause(run)
         elif run.state is State.PUBLISHING:
             await self._publish(run)
         elif run.engine_run is None:
@@ -118,13 +126,11 @@ class Supervisor:
             await self._follow(run, await self._engine(run).status(run.engine_run))
 
     async def _submit(self, run: TrainingRun) -> None:
-        engine_run = None
-        if run.token_sha256:
-            # A coordinator that died between submitting and noting it finds the run here.
-            engine_run = await self._engine(run).find_run(_RUN_KEY, run.run_id)
+        engine_run = await self._find(run)
         if engine_run is None:
             online = run.spec.virtual_nodes or await self._nodes.online(run.tenant)
-            if online < run.spec.min_nodes:
+            # Where all rounds are done, nothing but the export is left.
+            if online < run.spec.min_nodes and len(run.rounds) < run.spec.rounds:
                 self._move(run, State.WAITING_FOR_NODES, waiting_for_nodes(online, run))
                 return
             engine_run = await self._start(run)
@@ -137,6 +143,13 @@ class Supervisor:
 
         self._update(run, change)
 
+    async def _find(self, run: TrainingRun) -> int | None:
+        """Return the engine's run where a coordinator died between submitting it and noting that."""
+        if not run.token_sha256:
+            return None
+        found = await self._engine(run).find_run(_RUN_KEY, run.run_id)
+        return None if found == run.given_up else found
+
     async def _start(self, run: TrainingRun) -> int:
         app = await asyncio.to_thread(self._apps.get, run.spec.app)
         if app.sha256 != run.app_sha256:
@@ -148,22 +161,35 @@ class Supervisor:
         return await self._engine(run).start_run(app.bundle, config)
 
     async def _follow(self, run: TrainingRun, status: EngineStatus) -> None:
+        if self._store.find_run(run.run_id).state not in TRAINING:
+            return  # to be paused or stopped since: what the app did then is no failure
         if status.state is EngineState.ACTIVE:
             self._folders.prepare(run, token=None, nodes=self._names(run))
         elif status.state is EngineState.LOST:
             self._submit_again(run, status)
-        elif status.state is EngineState.STOPPED:
-            self._fail(run, "stopped from outside the coordinator")
-        elif status.state is EngineState.FAILED:
-            self._fail(run, f"the training app failed: {status.details}" if status.details else _CUT_OFF)
-        elif len(run.rounds) < run.spec.rounds:
-            self._fail(run, f"the training app ended after {len(run.rounds)} of {run.spec.rounds} rounds")
+        elif status.state is not EngineState.COMPLETED or len(run.rounds) < run.spec.rounds:
+            self._fail(run, _ended(status, run))
         elif run.spec.model:
             self._move(run, State.PUBLISHING, "exporting, signing and publishing the model")
         else:
             self._move(
                 run, State.SUCCEEDED, f"{run.spec.rounds} rounds are done; nothing was to be published"
             )
+
+    async def _pause(self, run: TrainingRun) -> None:
+        engine_run = await self._find(run) if run.engine_run is None else run.engine_run
+        if engine_run is not None:
+            status = await self._engine(run).status(engine_run)
+            now = self._store.find_run(run.run_id)
+            if now.under_way and now.pause and not (now.pause.immediate or now.pause.told):
+                if status.state is EngineState.ACTIVE:
+                    self._folders.prepare(run, token=None, nodes=self._names(run))
+                    return
+                if status.state is not EngineState.LOST:
+                    self._fail(run, _ended(status, run))
+                    return
+            await self._engine(run).stop_run(engine_run)
+        self._update(run, lambda run: run.paused(engine_run, now=self._clock()))
 
     def _submit_again(self, run: TrainingRun, status: EngineStatus) -> None:
         if run.submissions >= _SUBMISSIONS:
@@ -190,15 +216,14 @@ class Supervisor:
         self._update(run, change)
 
     async def _cancel(self, run: TrainingRun) -> None:
-        engine_run = run.engine_run
-        if engine_run is None:
-            engine_run = await self._engine(run).find_run(_RUN_KEY, run.run_id)
+        engine_run = await self._find(run) if run.engine_run is None else run.engine_run
         if engine_run is not None:
             await self._engine(run).stop_run(engine_run)
         self._move(run, State.CANCELLED, "stopped on request")
 
     async def _close(self, run: TrainingRun) -> None:
-        _log.info("run ended", extra={"run": run.name, "state": run.state.value})
+        if run.ended:
+            _log.info("run ended", extra={"run": run.name, "state": run.state.value})
         await asyncio.to_thread(self._folders.close, run)
 
     def _engine(self, run: TrainingRun) -> RunEngine:
@@ -230,3 +255,16 @@ class Supervisor:
     def _update(self, run: TrainingRun, change: Change) -> None:
         self._store.update_run(run.run_id, change)
         self._changes.notify(run.run_id)
+
+
+def _at_rest(run: TrainingRun) -> bool:
+    return run.ended or run.state is State.PAUSED
+
+
+def _ended(status: EngineStatus, run: TrainingRun) -> str:
+    """Return why an app that does not run any more has not done its work."""
+    if status.state is EngineState.STOPPED:
+        return "stopped from outside the coordinator"
+    if status.state is EngineState.FAILED:
+        return f"the training app failed: {status.details}" if status.details else _CUT_OFF
+    return f"the training app ended after {len(run.rounds)} of {run.spec.rounds} rounds"

@@ -8,16 +8,18 @@ import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from aegis_common.clock import Clock
 from aegis_fl_coordinator.domain.changes import Changes
-from aegis_fl_coordinator.domain.errors import InvalidRunConfig
+from aegis_fl_coordinator.domain.errors import InvalidRunConfig, RunNotResumable
 from aegis_fl_coordinator.domain.ports import AppBundle, AppCatalogue, RunStore
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, State, TrainingRun
 from aegis_fl_coordinator.domain.strategies import checked
 
 RESERVED_KEYS: Final = frozenset({"aegis-run"})
+_PATIENCE: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,43 @@ class Training:
         run = self._store.update_run(run_id, change)
         self._changes.notify(run_id)
         return run
+
+    def pause(self, tenant: str, run_id: str, *, requester: str, immediate: bool) -> TrainingRun:
+        """Ask for a run to be paused, after the round under way or at once.
+
+        Raises:
+            UnknownTrainingRun: The tenant has no such run.
+            RunNotPausable: It trains no more, or is to be stopped.
+        """
+        self._store.get_run(tenant, run_id)
+
+        def change(run: TrainingRun) -> TrainingRun:
+            return run.pausing(requester, immediate=immediate, now=self._clock())
+
+        run = self._store.update_run(run_id, change)
+        self._changes.notify(run_id)
+        return run
+
+    async def resume(self, tenant: str, run_id: str, *, requester: str) -> TrainingRun:
+        """Let a run go on from its newest checkpoint; one whose app is ending for a pause, after that.
+
+        Raises:
+            UnknownTrainingRun: The tenant has no such run.
+            RunNotResumable: It has succeeded, is or was to be stopped, or its pause does not begin.
+        """
+        end = self._clock() + _PATIENCE
+        while True:
+            run = self._store.get_run(tenant, run_id)
+            try:
+                run = self._store.update_run(run_id, lambda run: run.resumed(requester))
+            except RunNotResumable:
+                left = end - self._clock()
+                if run.state is not State.PAUSING or left <= timedelta(0):
+                    raise
+                await self._changes.wait(run_id, at_most=left)
+            else:
+                self._changes.notify(run_id)
+                return run
 
 
 def with_nodes(spec: RunSpec, *, default: int) -> RunSpec:

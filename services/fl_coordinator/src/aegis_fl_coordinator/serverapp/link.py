@@ -101,7 +101,10 @@ class CoordinatorLink:
                 self._sleep(_RETRY_S)
 
     def _metadata(self, run: RunFile) -> tuple[tuple[str, str], ...]:
-        token = (self._folder / TOKEN_FILE).read_text("ascii")
+        try:
+            token = (self._folder / TOKEN_FILE).read_text("ascii")
+        except FileNotFoundError as error:
+            raise RunStopped(f"{run.name} is paused or has ended: its token was taken away") from error
         return (TOKEN_KEY, token), ("traceparent", run.traceparent)
 
 

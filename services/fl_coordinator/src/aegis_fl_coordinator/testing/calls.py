@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 
 from aegis.fl.v1 import node_service_pb2 as node_pb
+from aegis.fl.v1 import round_service_pb2 as round_pb
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis_common.rpc.errors import details_of
 from aegis_fl_coordinator.flower import node_key
@@ -57,3 +58,33 @@ def submitted(engine: ScriptedEngine, runs: int = 1) -> Callable[[], Awaitable[b
         return len(engine.states) >= runs
 
     return check
+
+
+async def start(
+    coordinator: Coordinator, folder: Path, engine: ScriptedEngine, **fields: Any
+) -> pb.TrainingRun:
+    """Return a run that is in the engine."""
+    await register(coordinator, folder)
+    engine.online.add(101)
+    before = len(engine.states)
+    run = await create(await coordinator.as_account("sdk"), **fields)
+    await until(submitted(engine, before + 1))
+    return run
+
+
+def folder_of(run: pb.TrainingRun, volume: Path) -> Path:
+    """Return a run's folder; *volume* is the folder that holds the coordinator's `volume`."""
+    return volume / "volume" / "runs" / run.name.removeprefix("trainingRuns/")
+
+
+def token(run: pb.TrainingRun, volume: Path) -> tuple[tuple[str, str], ...]:
+    """Return the metadata with which a run's app calls."""
+    return (("aegis-run-token", (folder_of(run, volume) / "token").read_text()),)
+
+
+def ask(run: pb.TrainingRun, number: int = 1, nodes: int = 1) -> round_pb.AwaitRoundRequest:
+    return round_pb.AwaitRoundRequest(training_run=run.name, round=number, nodes_online=nodes)
+
+
+def told(run: pb.TrainingRun, number: int = 1, **fields: Any) -> round_pb.ReportRoundRequest:
+    return round_pb.ReportRoundRequest(training_run=run.name, round=pb.Round(number=number, **fields))

@@ -37,7 +37,8 @@ class ScriptedEngine:
 
     async def find_run(self, key: str, value: str) -> int | None:
         self._check()
-        return next((number for number, config in self.runs.items() if config.get(key) == value), None)
+        found = [number for number, config in self.runs.items() if config.get(key) == value]
+        return max(found, default=None)
 
     async def status(self, engine_run: int) -> EngineStatus:
         self._check()
