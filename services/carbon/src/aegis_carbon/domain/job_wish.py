@@ -15,10 +15,11 @@ ON_MISSING: Final = ("run_now", "run_at_latest_start", "hold")
 MAX_TIME: Final = timedelta(days=7)
 MAX_ZONES: Final = 32
 
-_WISHES: Final = frozenset({"deadline", "duration", "zone", "interruptible", "min-chunk", "pool"}) | {
+WISHES: Final = frozenset({"deadline", "duration", "zone", "interruptible", "min-chunk", "pool"}) | {
     "on-missing",
     "max-hold",
 }
+"""Annotations that mean something, without the prefix."""
 _TIME: Final = re.compile(r"(?=\d)(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
 _ZONE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _POOL: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -113,7 +114,7 @@ def unknown_wishes(annotations: Mapping[str, str], *, written: frozenset[str]) -
         written: Names, without the prefix, that the controller writes itself.
     """
     ours = (name.removeprefix(PREFIX) for name in annotations if name.startswith(PREFIX))
-    return sorted(PREFIX + name for name in ours if name not in _WISHES | written)
+    return sorted(PREFIX + name for name in ours if name not in WISHES | written)
 
 
 def _required(annotations: Mapping[str, str], name: str, read: Callable[[str], T]) -> T:

@@ -1,0 +1,1 @@
+"""What is done with a Job, and when; no transport, no wire format."""
