@@ -67,8 +67,42 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+class BetweenUploadAndImport:
+    """A transport that lets something happen when a model has been sent, before it is published."""
+
+    def __init__(self, transport: Any, happen: Callable[[], object]) -> None:
+        self._transport, self._happen = transport, happen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def call(self, operation: Any) -> Any:
+        if operation.method.path.endswith("ImportModelVersion"):
+            self._happen()
+        return self._transport.call(operation)
+
+
 def answer(client: Client, tool: str) -> Any:
     return client.tools.run(tool, ROWS).value["rows"][0]["values"]
+
+
+def test_two_pushes_of_one_content_do_not_take_each_others_upload(
+    stack: Stack, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, key = folder(7), tmp_path / "mine.key"
+    with stack.client() as client, stack.client() as other:
+        client.publisher_keys.enroll(key)
+        models: Any = client.models
+        models.transport = BetweenUploadAndImport(
+            models.transport, lambda: other.models.push(model, "gate", key=key)
+        )
+        made = client.models.push(model, "fence", key=key)
+
+        with pytest.raises(NotFound):
+            client.artifacts.describe(made.sha256)
+        for name in ("fence", "gate"):
+            assert [item.sha256 for item in client.models.versions(name)] == [made.sha256]
+            remove(client, name)
 
 
 def test_a_model_is_pushed_called_replaced_rolled_back_fetched_and_removed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -50,6 +51,7 @@ class Uploads(artifact_grpc.ArtifactServiceServicer):
     def __init__(self) -> None:
         self.described: dict[str, artifact.Artifact] = {}
         self.kept: dict[str, bytes] = {}
+        self.holders: defaultdict[str, set[str]] = defaultdict(set)
         self.firsts: list[artifact.UploadArtifactRequest] = []
 
     async def UploadArtifact(self, requests: Any, context: Any) -> artifact.UploadArtifactResponse:
@@ -64,6 +66,7 @@ class Uploads(artifact_grpc.ArtifactServiceServicer):
             self.described[name] = artifact.Artifact(name=name, filename=first.filename, create_time=START)
             lives = first.retention.seconds or 7 * 86400
             self.described[name].expire_time.seconds = START.seconds + lives
+        self.holders[name].add(first.holder)
         return artifact.UploadArtifactResponse(artifact=self.described[name])
 
     async def GetArtifact(self, request: Any, context: Any) -> artifact.GetArtifactResponse:
@@ -72,7 +75,9 @@ class Uploads(artifact_grpc.ArtifactServiceServicer):
         return artifact.GetArtifactResponse(artifact=self.described[request.name])
 
     async def DeleteArtifact(self, request: Any, context: Any) -> artifact.DeleteArtifactResponse:
-        del self.kept[request.name]
+        self.holders[request.name].discard(request.holder)
+        if not request.holder or not self.holders[request.name]:
+            del self.kept[request.name], self.holders[request.name]
         return artifact.DeleteArtifactResponse()
 
 

@@ -83,14 +83,13 @@ def test_a_folder_is_packed_signed_and_published(deployment: Deployment, folder:
 
 
 def test_an_upload_goes_when_its_version_is_there(deployment: Deployment, folder: Path, key: Path) -> None:
+    push(deployment, folder, key)
+    assert {} == deployment.uploads.kept
+
     deployment.faults.orders["ImportModelVersion"].append(grpc.StatusCode.FAILED_PRECONDITION)
     with pytest.raises(FailedPrecondition):
         push(deployment, folder, key)
-    left = list(deployment.uploads.kept)
-    push(deployment, folder, key)
-
-    assert [f"artifacts/{hashlib.sha256(pack(folder)).hexdigest()}"] == left
-    assert {} == deployment.uploads.kept
+    assert [f"artifacts/{hashlib.sha256(pack(folder)).hexdigest()}"] == list(deployment.uploads.kept)
 
 
 async def test_an_upload_goes_with_the_asynchronous_client_too(

@@ -78,11 +78,12 @@ async def put(
     media_type: str = "",
     filename: str = "",
     retention: timedelta | None = None,
+    holder: str = "",
 ) -> Artifact:
     with store.upload(media_type=media_type) as upload:
         await upload.add(data)
         await upload.finish()
-        return await store.keep(tenant, upload, filename=filename, retention=retention)
+        return await store.keep(tenant, upload, filename=filename, retention=retention, holder=holder)
 
 
 async def content(
@@ -249,6 +250,45 @@ async def test_a_deleted_artifact_is_gone(store: StoredArtifacts) -> None:
         with pytest.raises(UnknownArtifact) as caught:
             await call
         assert caught.value.metadata == {"artifact": kept.name}
+
+
+async def test_content_stays_until_its_last_holder_lets_go(
+    store: StoredArtifacts, objects: ObjectStore, now: Now
+) -> None:
+    first, second = "a" * 16, "b" * 16
+    hour = timedelta(hours=1)
+    kept = await put(store, PNG, holder=first, retention=hour)
+    await put(store, PNG, holder=second, retention=hour)
+    await store.extend("default", kept.sha256, holder=second, retention=2 * hour)
+    await store.delete("default", kept.sha256, holder=first)
+    assert await content(store, kept.sha256) == PNG
+    with pytest.raises(UnknownArtifact):
+        await store.delete("default", kept.sha256, holder=first)
+    now.pass_by(1.5 * hour)
+    assert (await store.find("default", kept.sha256)).expires_at > now.moment
+
+    await store.delete("default", kept.sha256, holder=second)
+    with pytest.raises(UnknownArtifact):
+        await store.find("default", kept.sha256)
+    sweeper = ArtifactSweeper(objects, clock=now)
+    for _ in range(2):
+        await sweeper.sweep()
+        now.pass_by(GRACE)
+    assert await contents(objects) == []
+
+
+async def test_a_holder_takes_away_nothing_that_others_stored(store: StoredArtifacts, now: Now) -> None:
+    holder = "a" * 16
+    mine = await put(store, PNG, holder=holder, retention=timedelta(days=2))
+    await put(store, PNG, retention=timedelta(days=1))
+    await store.delete("default", mine.sha256, holder=holder)
+    left = await store.find("default", mine.sha256)
+    await put(store, PNG, holder=holder)
+    await store.delete("default", mine.sha256)
+
+    assert timedelta(days=1) <= left.expires_at - now.moment < timedelta(days=1, seconds=1)
+    with pytest.raises(UnknownArtifact):
+        await store.find("default", mine.sha256)
 
 
 async def test_lists_are_newest_first_in_pages_and_filtered(store: StoredArtifacts, now: Now) -> None:

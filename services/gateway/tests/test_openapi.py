@@ -153,5 +153,5 @@ def test_raw_bodies_are_any_media_type_in_and_out() -> None:
     assert list(upload["requestBody"]["content"]) == ["*/*"]
     assert list(download["responses"]["200"]["content"]) == ["*/*"]
     query = {item["name"] for item in upload["parameters"] if item.get("in") == "query"}
-    assert query == {"mediaType", "filename", "retention", "sha256", "sizeBytes", "existing"}
+    assert query == {"mediaType", "filename", "retention", "sha256", "sizeBytes", "existing", "holder"}
     assert "one JSON object a line" not in download["description"]

@@ -84,27 +84,35 @@ def get_operation(name: str, *, timeout: float | None = None) -> Operation[Artif
     return Operation(GET, request, lambda answer: read_artifact(answer.artifact), timeout)
 
 
-def delete_operation(name: str, *, timeout: float | None = None) -> Operation[None]:
+def delete_operation(name: str, *, holder: str = "", timeout: float | None = None) -> Operation[None]:
     """Delete an artifact before its time.
+
+    Args:
+        name: `artifacts/SHA256`, or the SHA-256 alone.
+        holder: What `put` was given: this holder lets go, and whoever else stored the same content keeps it.
+        timeout: Deadline, in seconds.
 
     Raises:
         NotFound: Reason `UNKNOWN_ARTIFACT`.
     """
-    request = pb.DeleteArtifactRequest(name=resource("artifacts", name))
+    request = pb.DeleteArtifactRequest(name=resource("artifacts", name), holder=holder)
     return Operation(DELETE, request, lambda _: None, timeout)
 
 
 def extension(
-    source: Content, retention: float | timedelta | None, timeout: float | None
+    source: Content, retention: float | timedelta | None, holder: str, timeout: float | None
 ) -> Upload[Artifact]:
     """Return the upload that sends nothing; `UNKNOWN_ARTIFACT` says that the content is not there."""
-    first = pb.UploadArtifactRequest(sha256=source.sha256, existing=True, retention=duration(retention))
+    first = pb.UploadArtifactRequest(
+        sha256=source.sha256, existing=True, retention=duration(retention), holder=holder
+    )
     return Upload(UPLOAD, lambda: iter([first]), _read_upload, timeout)
 
 
 def upload(
     source: Content,
     retention: float | timedelta | None,
+    holder: str,
     progress: Progress | None,
     timeout: float | None,
 ) -> Upload[Artifact]:
@@ -114,6 +122,7 @@ def upload(
         retention=duration(retention),
         sha256=source.sha256,
         size_bytes=source.size,
+        holder=holder,
     )
 
     def requests() -> Iterator[pb.UploadArtifactRequest]:

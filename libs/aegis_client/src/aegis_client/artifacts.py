@@ -41,6 +41,7 @@ class Artifacts(ArtifactsSurface, SyncApi):
         media_type: str = "",
         filename: str = "",
         retention: float | timedelta | None = None,
+        holder: str = "",
         progress: Progress | None = None,
         timeout: float | None = None,
     ) -> Artifact:
@@ -51,6 +52,8 @@ class Artifacts(ArtifactsSurface, SyncApi):
             media_type: For example `image/png`; if empty, the content decides, then the file's name.
             filename: For people; that of *content* if empty.
             retention: How long to keep it, in seconds; None means the service's default.
+            holder: 16 random lower-case hex digits, for content that is needed for a while: it stays until
+                `delete` with this holder, or longer while others have it.
             progress: Called with bytes done and bytes in all (None when unknown).
             timeout: Longest time for all of it, in seconds; None means an hour.
 
@@ -63,10 +66,10 @@ class Artifacts(ArtifactsSurface, SyncApi):
             source.measure()
             if source.sha256 and (source.size or 0) >= ASK_FIRST_BYTES:
                 try:
-                    return self.transport.send(extension(source, retention, timeout))
+                    return self.transport.send(extension(source, retention, holder, timeout))
                 except NotFound:
                     pass
-            return self.transport.send(upload(source, retention, progress, timeout))
+            return self.transport.send(upload(source, retention, holder, progress, timeout))
 
     @overload
     def get(self, name: str, to: None = None, *, progress: Progress | None = None) -> bytes: ...
@@ -115,6 +118,7 @@ class AsyncArtifacts(ArtifactsSurface, AsyncApi):
         media_type: str = "",
         filename: str = "",
         retention: float | timedelta | None = None,
+        holder: str = "",
         progress: Progress | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  # it is the call's deadline
     ) -> Artifact:
@@ -125,10 +129,10 @@ class AsyncArtifacts(ArtifactsSurface, AsyncApi):
             await asyncio.to_thread(source.measure)
             if source.sha256 and (source.size or 0) >= ASK_FIRST_BYTES:
                 try:
-                    return await self.transport.send(extension(source, retention, timeout))
+                    return await self.transport.send(extension(source, retention, holder, timeout))
                 except NotFound:
                     pass
-            return await self.transport.send(upload(source, retention, progress, timeout))
+            return await self.transport.send(upload(source, retention, holder, progress, timeout))
 
     @overload
     async def get(self, name: str, to: None = None, *, progress: Progress | None = None) -> bytes: ...

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aegis_client import model_calls as calls
 from aegis_client import publisher_forms as publishers
 from aegis_client.artifact_content import Landing, Progress
-from aegis_client.artifact_forms import Artifact
 from aegis_client.artifacts import Artifacts, AsyncArtifacts
 from aegis_client.core.operation import Operation
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
-from aegis_client.errors import AegisClientError, NotFound
+from aegis_client.errors import AegisClientError
 from aegis_client.model_forms import ModelVersion, Signed
 from aegis_client.profiles import Profile
 from aegis_client.publisher_forms import Publisher, PublisherKey
@@ -60,7 +59,7 @@ class Models(ModelsSurface, SyncApi):
         """Bring a model of one's own: check it, sign it with the caller's key, upload and publish it.
 
         The same content is the same version; pushing it again changes nothing. The upload is an artifact
-        until the version is published; it stays one if the same content was there before.
+        until the version is published; it stays one while anybody else has the same content there.
 
         Args:
             source: A folder with `model.yaml`, `model.onnx` and what these need, or an `.onnx` file.
@@ -83,16 +82,17 @@ class Models(ModelsSurface, SyncApi):
         publisher: Publisher = self.transport.call(publishers.who())
         packed.check_enrolled(self.transport.iterate(publishers.list_keys()))
         operation = _import(packed, publisher, provenance, aliases, timeout)
-        artifacts = Artifacts(self.transport)
-        try:
-            there = artifacts.describe(packed.sha256)
-        except NotFound:
-            there = None
-        artifacts.put(packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress)
+        artifacts, holder = Artifacts(self.transport), secrets.token_hex(8)
+        artifacts.put(
+            packed.data,
+            filename=packed.filename,
+            retention=UPLOAD_KEPT_S,
+            holder=holder,
+            progress=progress,
+        )
         made = self.transport.call(operation)
-        if _is_ours(there, packed):
-            with suppress(AegisClientError):  # it expires soon
-                artifacts.delete(packed.sha256)
+        with suppress(AegisClientError):  # it expires soon
+            artifacts.delete(packed.sha256, holder=holder)
         return made
 
     def pull(
@@ -154,16 +154,17 @@ class AsyncModels(ModelsSurface, AsyncApi):
         publisher: Publisher = await self.transport.call(publishers.who())
         packed.check_enrolled([item async for item in self.transport.iterate(publishers.list_keys())])
         operation = _import(packed, publisher, provenance, aliases, timeout)
-        artifacts = AsyncArtifacts(self.transport)
-        try:
-            there = await artifacts.describe(packed.sha256)
-        except NotFound:
-            there = None
-        await artifacts.put(packed.data, filename=packed.filename, retention=UPLOAD_KEPT_S, progress=progress)
+        artifacts, holder = AsyncArtifacts(self.transport), secrets.token_hex(8)
+        await artifacts.put(
+            packed.data,
+            filename=packed.filename,
+            retention=UPLOAD_KEPT_S,
+            holder=holder,
+            progress=progress,
+        )
         made = await self.transport.call(operation)
-        if _is_ours(there, packed):
-            with suppress(AegisClientError):  # it expires soon
-                await artifacts.delete(packed.sha256)
+        with suppress(AegisClientError):  # it expires soon
+            await artifacts.delete(packed.sha256, holder=holder)
         return made
 
     async def pull(
@@ -192,17 +193,6 @@ def _pack(profile: Profile, source: Path | str, name: str, version: str, key: Pa
     from aegis_client.publisher_files import key_place  # noqa: PLC0415
 
     return Packed.of(source, name=name, version=version, key=key_place(profile, key))
-
-
-def _is_ours(there: Artifact | None, packed: Packed) -> bool:
-    """Tell whether an artifact is a push's: there was none before, or one that a failed push has left."""
-    if there is None:
-        return True
-    if there.filename != packed.filename or there.create_time is None or there.expire_time is None:
-        return False
-    return there.expire_time - there.create_time <= timedelta(
-        seconds=UPLOAD_KEPT_S + 2
-    )  # ends are rounded up
 
 
 def _import(

@@ -3,7 +3,7 @@
 A tenant's artifact is there while one of its records has not expired. A record is written once and only
 removed, so that writers, readers and sweepers in several processes need no locks:
 
-    <tenant>/artifacts/records/<sha256>/<expires>.<created>.<size>.<kind>.<content>
+    <tenant>/artifacts/records/<sha256>/<expires>.<created>.<size>.<kind>.<content>[.<holder>]
     <tenant>/artifacts/content/<sha256>/<content>
 """
 
@@ -35,6 +35,7 @@ _FIELDS: Final = frozenset(
 )
 _ENTRY: Final = re.compile(
     r"(?P<expires>\d{10})\.(?P<created>\d{13})\.(?P<size>\d{1,15})\.(?P<kind>[0-9a-f]{12})\.(?P<content>[0-9a-f]{16})"
+    r"(?:\.(?P<holder>[0-9a-f]{16}))?"
 )
 
 
@@ -63,6 +64,7 @@ class Entry:
         size: Size of the content, in bytes.
         kind: Of the media type; see `kind_of`.
         content: Which object of that digest holds the content.
+        holder: For whom alone it is there; empty for the record that keeps it for everybody.
     """
 
     sha256: str
@@ -71,9 +73,10 @@ class Entry:
     size: int
     kind: str
     content: str
+    holder: str = ""
 
     @classmethod
-    def of(cls, artifact: Artifact, content: str) -> Self:
+    def of(cls, artifact: Artifact, content: str, holder: str = "") -> Self:
         return cls(
             sha256=artifact.sha256,
             expires=int(artifact.expires_at.timestamp()),
@@ -81,6 +84,7 @@ class Entry:
             size=artifact.size_bytes,
             kind=kind_of(artifact.media_type),
             content=content,
+            holder=holder,
         )
 
     @classmethod
@@ -97,11 +101,13 @@ class Entry:
             size=int(match["size"]),
             kind=match["kind"],
             content=match["content"],
+            holder=match["holder"] or "",
         )
 
     @property
     def name(self) -> str:
-        return f"{self.expires:010d}.{self.created:013d}.{self.size}.{self.kind}.{self.content}"
+        whose = f".{self.holder}" if self.holder else ""
+        return f"{self.expires:010d}.{self.created:013d}.{self.size}.{self.kind}.{self.content}{whose}"
 
     def key(self, tenant: str) -> str:
         return f"{records_key(tenant, self.sha256)}/{self.name}"

@@ -60,7 +60,7 @@ class ArtifactServicer(pb_grpc.ArtifactServiceServicer):
                     "existing is set, and sha256 is empty: which artifact?",
                     violations={"sha256": "is needed with existing"},
                 )
-            kept = await self._store.extend(tenant, first.sha256, retention=retention)
+            kept = await self._store.extend(tenant, first.sha256, retention=retention, holder=first.holder)
             return pb.UploadArtifactResponse(artifact=_artifact(kept))
         size = first.size_bytes if first.HasField("size_bytes") else None
         self._store.policy.retention_of(retention)
@@ -76,7 +76,9 @@ class ArtifactServicer(pb_grpc.ArtifactServiceServicer):
         with self._counted(tenant), self._store.upload(media_type=declared) as upload:
             await self._receive(first, requests, upload, size)
             await upload.finish(sha256=first.sha256, size=size)
-            kept = await self._store.keep(tenant, upload, filename=first.filename, retention=retention)
+            kept = await self._store.keep(
+                tenant, upload, filename=first.filename, retention=retention, holder=first.holder
+            )
         return pb.UploadArtifactResponse(artifact=_artifact(kept))
 
     async def DownloadArtifact(
@@ -124,7 +126,7 @@ class ArtifactServicer(pb_grpc.ArtifactServiceServicer):
     async def DeleteArtifact(
         self, request: pb.DeleteArtifactRequest, context: Context
     ) -> pb.DeleteArtifactResponse:
-        await self._store.delete(_tenant(), _sha256(request.name))
+        await self._store.delete(_tenant(), _sha256(request.name), holder=request.holder)
         return pb.DeleteArtifactResponse()
 
     async def _receive(

@@ -109,9 +109,15 @@ class StoredArtifacts:
             raise UnknownArtifact.named(f"artifacts/{sha256}") from error
 
     async def keep(
-        self, tenant: str, upload: Upload, *, filename: str = "", retention: timedelta | None = None
+        self,
+        tenant: str,
+        upload: Upload,
+        *,
+        filename: str = "",
+        retention: timedelta | None = None,
+        holder: str = "",
     ) -> Artifact:
-        """Store what an upload received. What is there already only lives longer.
+        """Store what an upload received. What is there already only lives longer, or for one more *holder*.
 
         Raises:
             ArtifactQuotaExceeded: The tenant has no room for it.
@@ -119,7 +125,7 @@ class StoredArtifacts:
             StoreUnavailable: The store does not answer.
         """
         try:
-            return await self.extend(tenant, upload.sha256, retention=retention)
+            return await self.extend(tenant, upload.sha256, retention=retention, holder=holder)
         except UnknownArtifact:
             pass
         await self.check_room(tenant, upload.size)
@@ -135,15 +141,22 @@ class StoredArtifacts:
                 created_at=_whole(now, milliseconds=True),
                 expires_at=self._expiry(retention),
             )
-            await self._write(tenant, artifact, content)
+            await self._write(tenant, artifact, content, holder)
         return artifact
 
     async def extend(
-        self, tenant: str, sha256: str, *, retention: timedelta | None = None, until: datetime | None = None
+        self,
+        tenant: str,
+        sha256: str,
+        *,
+        retention: timedelta | None = None,
+        until: datetime | None = None,
+        holder: str = "",
     ) -> Artifact:
         """Let an artifact live for *retention* from now on, or longer if it does already.
 
-        With *until* it lives until then: who asks has a right to that, whatever the policy says.
+        With *until* it lives until then: who asks has a right to that, whatever the policy says. With
+        *holder* it lives so long for that one, whoever else lets it go.
 
         Raises:
             UnknownArtifact: The tenant has none of that digest.
@@ -155,24 +168,28 @@ class StoredArtifacts:
         content = records.content_key(tenant, sha256)
         if f"{content}/{entry.content}" not in await self._objects.list(content):
             raise UnknownArtifact.named(artifact.name)  # somebody else emptied the store: send it again
-        if expires <= artifact.expires_at:
+        own = [item for item in await self._entries(tenant, sha256) if item.holder == holder]
+        if any(expires.timestamp() <= item.expires for item in own):
             return artifact
-        artifact = replace(artifact, expires_at=expires)
-        newer = await self._write(tenant, artifact, entry.content)
-        for older in await self._entries(tenant, sha256):
+        longer = replace(artifact, expires_at=expires)
+        newer = await self._write(tenant, longer, entry.content, holder)
+        for older in own:
             if older.expires < newer.expires:
                 await self._objects.delete(older.key(tenant))
-        return artifact
+        return max(artifact, longer, key=lambda item: item.expires_at)
 
-    async def delete(self, tenant: str, sha256: str) -> None:
-        """Make an artifact unknown at once; its content is swept later.
+    async def delete(self, tenant: str, sha256: str, *, holder: str = "") -> None:
+        """Make an artifact unknown at once, its content is swept later; or take one *holder* from it.
 
         Raises:
-            UnknownArtifact: The tenant has none of that digest.
+            UnknownArtifact: The tenant has none of that digest, or it has no such holder.
             StoreUnavailable: The store does not answer.
         """
         await self._best(tenant, sha256)
-        for entry in await self._entries(tenant, sha256):
+        found = [entry for entry in await self._entries(tenant, sha256) if holder in ("", entry.holder)]
+        if holder and not found:
+            raise UnknownArtifact.named(f"artifacts/{sha256}")
+        for entry in found:
             await self._objects.delete(entry.key(tenant))
         self._usage.pop(tenant, None)
 
@@ -276,8 +293,8 @@ class StoredArtifacts:
             self._remember(key, known)
         return known
 
-    async def _write(self, tenant: str, artifact: Artifact, content: str) -> Entry:
-        entry = Entry.of(artifact, content)
+    async def _write(self, tenant: str, artifact: Artifact, content: str, holder: str = "") -> Entry:
+        entry = Entry.of(artifact, content, holder)
         key = entry.key(tenant)
         await self._objects.put(key, records.encode(artifact, content))
         self._remember(key, artifact)
