@@ -8,9 +8,12 @@ from collections.abc import Iterator
 import pytest
 from buf.validate import validate_pb2
 from google.protobuf import descriptor_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from aegis.agent.v1 import job_service_pb2 as jobs
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
+from aegis.carbon.v1 import plan_service_pb2 as plans
 from aegis_client.core.form import check_form
 from aegis_client.errors import UsageError
 from aegis_common.patterns import FORMS, form_of
@@ -83,3 +86,19 @@ def test_a_malformed_key_of_a_map_is_answered_in_words() -> None:
     assert refused.value.violations["job.labels[Team 1]"].startswith(
         "'Team 1' is not a label's or a tool's name; use "
     )
+
+
+@pytest.mark.parametrize(
+    ("request_", "fault"),
+    [
+        (carbon.CheckScheduleRequest(percentile=500), "less than or equal to 100, not 500"),
+        (carbon.ResolveZoneRequest(country="Germany"), "at most 3 characters, not 7"),
+        (
+            plans.GetForecastRequest(zone="zones/-", horizon=Duration(seconds=864000)),
+            "to 604800s, not 864000s",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_named(request_: Message, fault: str) -> None:
+    with pytest.raises(InvalidRequest, match=fault):
+        request_validator()(request_)

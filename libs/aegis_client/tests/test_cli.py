@@ -277,7 +277,7 @@ def test_an_error_is_json_where_the_answer_would_be(aegis: Aegis) -> None:
         (["tools", "run", "echo", "--json", "/no/such"], "--json /no/such cannot be read"),
         (["carbon", "check", "GB", "--on-missing", "maybe"], "'maybe' is not one of run_now, wait"),
         (["--profile", "none", "tools", "list"], "no profile 'none'"),
-        (["nope"], "No such command 'nope'"),
+        (["nope"], "there is no command 'nope'"),
         (["tools", "run"], "Missing argument"),
     ],
 )

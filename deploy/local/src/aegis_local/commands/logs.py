@@ -46,8 +46,9 @@ def log_files(folder: Path, name: str | None) -> list[Path]:
         return list(files.values())
     if name in files:
         return [files[name]]
-    known = ", ".join(files) or "none: start a stack with `aegis up`"
-    raise ConfigurationError(f"there is no log of {name or 'any process'} in {folder}; there are: {known}")
+    if not files:
+        raise ConfigurationError(f"there are no logs in {folder}; start a stack with `aegis up`")
+    raise ConfigurationError(f"there is no log of {name} in {folder}; there are: {', '.join(files)}")
 
 
 def last_lines(path: Path, count: int) -> list[str]:

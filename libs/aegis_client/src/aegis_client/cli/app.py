@@ -5,17 +5,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import click
 import typer
 import typer.core
+import typer.main
 
 from aegis_client.cli.lazy import Known, LazyGroup
 from aegis_client.cli.state import CliState, state_of
 
 # Plain help: rich takes longer to import than all the rest, and would escape brackets in it.
 typer.core.HAS_RICH = False
+
+
+class _Argument(typer.core.TyperArgument):
+    """An argument whose help is told once: click 8.4 and up forget what typer 0.20 sets, or tell it too."""
+
+    def __init__(self, *, help: str | None = None, **rest: Any) -> None:  # noqa: A002  # its name in typer
+        super().__init__(**rest)
+        self._told = help
+
+    def get_help_record(self, ctx: click.Context) -> Any:
+        self.help = self._told
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.help = None
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
 
 _LOCAL: Final = "aegis-local"
 _EPILOG: Final = (

@@ -27,6 +27,21 @@ FileOption = Annotated[
         metavar="NAME=PATH", help="A file as argument, sent raw, or as an artifact from 8 MiB on; repeat it."
     ),
 ]
+ToolArgument = Annotated[
+    str, typer.Argument(metavar="TOOL", help="Name of the tool, for example echo; see `aegis tools list`.")
+]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="Name of the job, as `jobs create` printed it; see `jobs list`.")
+]
+JobsArgument = Annotated[
+    list[str], typer.Argument(metavar="JOB...", help="Names of the jobs; see `aegis jobs list`.")
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of the run, as `fl run` printed it; see `aegis fl list`.")
+]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name of the model, for example digits; see `models list`.")
+]
 
 
 def pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_fields, print_json, print_json_line, print_table, short
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.cli.times import duration_s
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from aegis_client.artifact_forms import Artifact
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Keep content that is too large to travel inside a call.",
     no_args_is_help=True,
     rich_markup_mode=None,

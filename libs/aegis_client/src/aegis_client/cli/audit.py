@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import print_json, print_table
 from aegis_client.cli.state import Format, Output
 from aegis_client.errors import UsageError
@@ -14,7 +15,7 @@ from aegis_client.errors import UsageError
 if TYPE_CHECKING:
     from aegis_common.audit.verify import ChainReport
 
-app = typer.Typer(help="Verify audit logs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=PlainGroup, help="Verify audit logs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -27,7 +28,7 @@ def verify(
     directory: Annotated[Path, typer.Argument(help="An audit log, or a folder of several.")],
     key: Annotated[
         list[Path],
-        typer.Option(metavar="PATH", help="Public key, PEM, or a folder of *.pem; repeat it. Required."),
+        typer.Option(metavar="PATH", help="Public key, PEM, or a folder of *.pem; repeat it."),
     ],
     shipped: Annotated[
         Path | None,

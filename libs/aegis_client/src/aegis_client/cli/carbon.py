@@ -10,6 +10,7 @@ from aegis_client.cli.carbon_now import now
 from aegis_client.cli.carbon_plans import forecast, plan
 from aegis_client.cli.carbon_report import report
 from aegis_client.cli.carbon_run import run
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.places import Place, with_place
 from aegis_client.cli.state import Format, Output, state_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from aegis_client.carbon import Intensity
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Ask how clean the grid is, whether to start now, and when to run.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -50,7 +52,7 @@ def check(
         float | None, typer.Option(metavar="SHARE", help="With --duration: wait only to save so much.")
     ] = None,
     on_missing: Annotated[
-        str, typer.Option(metavar="run_now|wait", help="What to decide without any data. Default: run_now.")
+        str, typer.Option(metavar="run_now|wait", help="What to decide without any data.")
     ] = "run_now",
     show_curl: Annotated[
         bool, typer.Option("--show-curl", help="Print the same call for curl, instead of making it.")
@@ -58,6 +60,10 @@ def check(
     output: Output = Format.TEXT,
 ) -> None:
     """Decide whether work should start now. Without ZONE: the deployment's default zone."""
+    if not duration and (within or min_saving is not None):
+        raise UsageError(
+            "--within and --min-saving go with --duration; for example --duration 2h --within 8h"
+        )
     state = state_of(ctx)
     asked: dict[str, Any] = {
         "max_intensity": max_intensity,

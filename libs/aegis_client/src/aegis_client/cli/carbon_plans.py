@@ -79,13 +79,23 @@ def plan(
         list[str] | None,
         typer.Option(help="Zone in which it may run; repeat it, its home first. Default: the deployment's."),
     ] = None,
-    interruptible: Annotated[bool, typer.Option(help="It may be suspended and resumed.")] = False,
+    interruptible: Annotated[
+        bool, typer.Option("--interruptible", help="It may be suspended and resumed.")
+    ] = False,
     min_chunk: Annotated[
-        str, typer.Option(metavar=_LENGTH, help="Shortest time between a start and the next stop.")
+        str,
+        typer.Option(
+            metavar=_LENGTH, help="With --interruptible: shortest time between a start and the next stop."
+        ),
     ] = "",
-    max_interruptions: Annotated[int | None, typer.Option(min=0, max=100, help="Most suspensions.")] = None,
+    max_interruptions: Annotated[
+        int | None, typer.Option(min=0, max=100, help="With --interruptible: most suspensions.")
+    ] = None,
     resume_overhead: Annotated[
-        str, typer.Option(metavar=_LENGTH, help="Time that each resume costs before work goes on.")
+        str,
+        typer.Option(
+            metavar=_LENGTH, help="With --interruptible: time that each resume costs before work goes on."
+        ),
     ] = "",
     output: Output = Format.TEXT,
 ) -> None:
@@ -95,6 +105,8 @@ def plan(
 
     if within and deadline:
         raise UsageError("--within and --deadline say the same; give one of them")
+    if not interruptible and (min_chunk or max_interruptions is not None or resume_overhead):
+        raise UsageError("--min-chunk, --max-interruptions and --resume-overhead go with --interruptible")
     job = PlannedJob(
         duration=duration_s(duration, "--duration") or 0.0,
         zones=zone or (),

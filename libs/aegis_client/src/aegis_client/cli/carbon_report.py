@@ -27,14 +27,20 @@ class ReportFormat(StrEnum):
 def report(
     ctx: typer.Context,
     by: Annotated[
-        str, typer.Option(metavar="NAMES", help="tenant, tool, model, run, zone, day, kind; by commas.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Groups, by commas: tenant, tool, model, run, zone, day, kind. Default: one for all.",
+        ),
     ] = "",
     since: Annotated[str, typer.Option(metavar=WHEN, help="First day: 7d is seven days ago.")] = "30d",
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="Everyone's usage; for admins.")] = False,
-    output: Annotated[ReportFormat, typer.Option("-o", "--output", help="Form.")] = ReportFormat.TABLE,
+    output: Annotated[
+        ReportFormat, typer.Option("-o", "--output", help="How to print.")
+    ] = ReportFormat.TABLE,
 ) -> None:
     """Show energy, grams, SCI and what waiting saved, from the ledger. Days are UTC."""
-    names = [name.strip() for name in by.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in by.split(",") if name.strip()))
     with state_of(ctx).client() as client:
         rows = list(client.carbon.report(by=names, since=since_of(since, "--since"), all_tenants=all_tenants))
     if output is ReportFormat.JSON:

@@ -21,7 +21,7 @@ _CHOICES: Final = ("run_now", "run_at_latest_start")
 def run(
     ctx: typer.Context,
     place: Place,
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run: after --.")],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND [ARG]...", help="What to run.")],
     duration: Annotated[str, typer.Option(metavar="DURATION", help="How long it runs, about: 1h.")],
     within: Annotated[
         str,
@@ -47,10 +47,12 @@ def run(
         str, typer.Option(metavar="SHELL", help="Continues it instead of SIGCONT; gets AEGIS_PID.")
     ] = "",
     on_missing: Annotated[
-        str, typer.Option(metavar="|".join(_CHOICES), help="Without a forecast. Default: run_now.")
+        str, typer.Option(metavar="|".join(_CHOICES), help="When it starts without a forecast.")
     ] = "run_now",
 ) -> None:
     """Run a command while power is clean, so that it has ended in time.
+
+    For example: aegis carbon run --duration 1h --within 8h -- python train.py
 
     It starts at the latest start whatever happens: also when nobody answers. Output, input and exit code
     are the command's; signals are passed on. Messages go to stderr. What it used goes into the ledger.

@@ -10,6 +10,7 @@ import typer
 
 from aegis_client.cli.state import CliState, Format
 from aegis_client.errors import AegisApiError, ProfileError, UsageError
+from aegis_client.profiles import read_profiles
 from aegis_common.errors import AegisError, ConfigurationError
 
 FAILED: Final = 1
@@ -28,6 +29,7 @@ _CODES: Final = {
 _BY_REASON: Final = {
     "UNKNOWN_TOOL": "aegis tools list",
     "UNKNOWN_ZONE": "aegis carbon zones",
+    "UNKNOWN_PLACE": "name it as in: aegis carbon resolve --region aws/eu-central-1, or --country DE",
     "UNKNOWN_MODEL": "aegis models list",
     "UNKNOWN_MODEL_VERSION": "aegis models versions MODEL",
     "UNKNOWN_ALIAS": "aegis models describe MODEL",
@@ -39,7 +41,7 @@ _BY_REASON: Final = {
     "UNKNOWN_JOB": "aegis jobs list",
     "UNKNOWN_TRAINING_RUN": "aegis fl list",
     "UNKNOWN_NODE": "aegis fl nodes",
-    "TOOL_TIMEOUT": "allow more time: --timeout SECONDS",
+    "TOOL_TIMEOUT": "allow more time: --timeout DURATION",
 }
 _BY_CODE: Final = {
     "UNAUTHENTICATED": "check the profile's certificate, or get a new token: aegis token",
@@ -63,10 +65,13 @@ def show(error: Exception, state: CliState) -> None:
     if state.format is Format.JSON:
         typer.echo(json.dumps({"error": facts}, ensure_ascii=False), err=True)
         return
-    typer.echo(f"aegis: {facts.pop('message')}", err=True)
+    message = facts.pop("message")
+    typer.echo(f"aegis: {message}", err=True)
     facts.pop("metadata", None)  # the message has all its values
     for name, value in facts.items():
-        lines = [f"{key}: {text}" for key, text in value.items()] if isinstance(value, dict) else [value]
+        lines = [value]
+        if isinstance(value, dict):
+            lines = [f"{key}: {text}" for key, text in value.items() if text not in message]
         for line in lines:
             typer.echo(f"  {name:<13} {line}", err=True)
 
@@ -82,16 +87,24 @@ def _facts(error: Exception, state: CliState) -> dict[str, Any]:
             "retry_after_s": error.retry_after.total_seconds() if error.retry_after else None,
             "server": f"{state.profile.address}{state.profile.place}" if state.profile else "",
             "trace_id": error.trace_id,
-            "try": _BY_REASON.get(error.reason) or _BY_CODE.get(error.code, ""),
+            "try": _BY_REASON.get(error.reason) or _by_code(error.code, state),
         }
     elif isinstance(error, AegisError):
         facts |= {
             "reason": error.reason,
             "metadata": error.metadata,
             "violations": error.violations,
-            "try": _BY_CODE.get(error.kind.name, ""),
+            "try": _by_code(error.kind.name, state),
         }
     return facts
+
+
+def _by_code(code: str, state: CliState) -> str:
+    hint, used = _BY_CODE.get(code, ""), state.profile
+    if code == "PERMISSION_DENIED" and used is not None and used.source is not None:
+        others = ", ".join(sorted(read_profiles(used.source)[0].keys() - {used.name}))
+        return f"{hint}; there are {others}" if others else hint
+    return hint
 
 
 def _message(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from aegis_client.cli import fl_run, nodes
+from aegis_client.cli.arguments import RunArgument
 from aegis_client.cli.lazy import ExtendedGroup, Known
 from aegis_client.cli.output import clock, print_json, print_table, seconds, short
 from aegis_client.cli.run_follow import follow, print_run
@@ -31,7 +32,7 @@ app.command("run")(fl_run.run)
 
 
 @app.command()
-def watch(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def watch(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) -> None:
     """Follow a run to its end; the exit code is 1 when it did not succeed."""
     with state_of(ctx).client() as client:
         follow(client, client.training.get(name), output)
@@ -59,7 +60,7 @@ def list_runs(ctx: typer.Context, output: Output = Format.TEXT) -> None:
 
 
 @app.command()
-def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def get(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) -> None:
     """Show a run with its rounds so far."""
     with state_of(ctx).client() as client:
         print_run(client.training.get(name), output)
@@ -68,7 +69,7 @@ def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
 @app.command()
 def pause(
     ctx: typer.Context,
-    name: str,
+    name: RunArgument,
     now: Annotated[
         bool, typer.Option("--now", help="Give the round under way up; it is trained again later.")
     ] = False,
@@ -80,21 +81,21 @@ def pause(
 
 
 @app.command()
-def resume(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def resume(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) -> None:
     """Let a run that is paused or has failed go on after its last round."""
     with state_of(ctx).client() as client:
         print_run(client.training.resume(name), output)
 
 
 @app.command()
-def cancel(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def cancel(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) -> None:
     """Stop a run."""
     with state_of(ctx).client() as client:
         print_run(client.training.cancel(name), output)
 
 
 @app.command()
-def rounds(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def rounds(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) -> None:
     """List what each round of a run gave, and how the grid and the nodes were."""
     with state_of(ctx).client() as client:
         found = client.training.get(name)

@@ -11,13 +11,17 @@ import typer
 from aegis_client.cli.arguments import (
     ArgumentOption,
     FileOption,
+    JobArgument,
+    JobsArgument,
     JsonOption,
+    ToolArgument,
     json_object,
     json_or_text,
     pairs,
 )
 from aegis_client.cli.failures import show
 from aegis_client.cli.job_view import print_job, result_lines, state_line, view
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_json, print_table, seconds, short
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.cli.times import WHEN, ahead_of, duration_s, moment_of
@@ -29,19 +33,26 @@ if TYPE_CHECKING:
     from aegis_client.job_forms import Job
 
 app = typer.Typer(
-    help="Run tools as durable jobs, and follow them.", no_args_is_help=True, rich_markup_mode=None
+    cls=PlainGroup,
+    help="Run tools as durable jobs, and follow them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 @app.command()
 def create(
     ctx: typer.Context,
-    tool: str,
+    tool: ToolArgument,
     arg: ArgumentOption = None,
     json_file: JsonOption = "",
     file: FileOption = None,
     timeout: Annotated[
-        str, typer.Option(metavar="DURATION", help="Longest time of one attempt, for example 90s or 2h.")
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="Longest time of one attempt, for example 90s or 2h. Default: the tool's own.",
+        ),
     ] = "",
     not_before: Annotated[
         str, typer.Option(metavar=WHEN, help="Earliest start, for example 2h or 'tomorrow 06:00'.")
@@ -50,18 +61,32 @@ def create(
         str,
         typer.Option(metavar=WHEN, help="When it has to have ended, for example 8h or 2026-12-01T06:00Z."),
     ] = "",
-    priority: Annotated[str, typer.Option(help="low, normal or high.", show_default=False)] = "",
+    priority: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS",
+            help="low, normal or high; above the tool's own for admins only. Default: the tool's own.",
+        ),
+    ] = "",
     max_attempts: Annotated[
-        int, typer.Option(min=0, max=20, help="Most attempts; 0 lets the tool decide.")
+        int, typer.Option(min=0, max=20, help="Most attempts. 0: 3 for an idempotent tool, else 1.")
     ] = 0,
     clean: Annotated[bool, typer.Option("--clean", help="Wait for a clean grid.")] = False,
-    zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
+    zone: Annotated[
+        str, typer.Option(help="Grid zone that counts, for example GB. Default: the deployment's.")
+    ] = "",
     max_intensity: Annotated[
-        float | None, typer.Option(metavar="G_PER_KWH", help="Highest intensity at which it starts.")
+        float | None,
+        typer.Option(
+            metavar="G_PER_KWH",
+            help="Highest intensity at which it starts. Default: the zone's own threshold.",
+        ),
     ] = None,
     max_wait: Annotated[
         str,
-        typer.Option(metavar="DURATION", help="Longest wait for the grid. Default: 1 h, or the deadline."),
+        typer.Option(
+            metavar="DURATION", help="Longest wait for the grid. Default: until the deadline, else 1h."
+        ),
     ] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; repeat it.")] = None,
     request_id: Annotated[
@@ -75,7 +100,10 @@ def create(
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow the job.")] = False,
     output: Output = Format.TEXT,
 ) -> None:
-    """Create a job and follow it, for example: aegis jobs create image_ocr --file image=scan.png."""
+    """Create a job and follow it.
+
+    For example: aegis jobs create image_ocr --file image=scan.png --deadline 8h
+    """
     arguments = json_object(json_file) | {key: json_or_text(text) for key, text in pairs(arg, "--arg")}
     with state_of(ctx).client() as client:
         inline, stored = files_and_artifacts(client, pairs(file, "--file"))
@@ -105,7 +133,7 @@ def create(
 
 
 @app.command()
-def watch(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def watch(ctx: typer.Context, name: JobArgument, output: Output = Format.TEXT) -> None:
     """Follow a job to its end; the exit code is 1 when it did not complete."""
     with state_of(ctx).client() as client:
         _follow(client, client.jobs.get(name), output)
@@ -157,7 +185,7 @@ def list_jobs(
 
 
 @app.command()
-def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def get(ctx: typer.Context, name: JobArgument, output: Output = Format.TEXT) -> None:
     """Show a job with its result."""
     with state_of(ctx).client() as client:
         found = client.jobs.get(name)
@@ -168,7 +196,7 @@ def get(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
 
 
 @app.command()
-def cancel(ctx: typer.Context, names: list[str], output: Output = Format.TEXT) -> None:
+def cancel(ctx: typer.Context, names: JobsArgument, output: Output = Format.TEXT) -> None:
     """Cancel jobs; a running one is stopped."""
     with state_of(ctx).client() as client:
         _each(ctx, names, client.jobs.cancel, output)
@@ -177,7 +205,7 @@ def cancel(ctx: typer.Context, names: list[str], output: Output = Format.TEXT) -
 @app.command()
 def retry(
     ctx: typer.Context,
-    names: list[str],
+    names: JobsArgument,
     deadline: Annotated[str, typer.Option(metavar=WHEN, help="A new deadline, for example 8h.")] = "",
     output: Output = Format.TEXT,
 ) -> None:
@@ -188,7 +216,7 @@ def retry(
 
 
 @app.command()
-def explain(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def explain(ctx: typer.Context, name: JobArgument, output: Output = Format.TEXT) -> None:
     """Say why a job is where it is: what it waits for and until when, and every attempt with its error."""
     with state_of(ctx).client() as client:
         found = client.jobs.explain(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from click.shell_completion import CompletionItem
 from typer.core import TyperGroup
 
 ENTRY_POINTS: Final = "aegis.commands"
+_SENTENCE_CHARS: Final = 200
 _COMPLETION: Final = frozenset({"install_completion", "show_completion"})
 
 
@@ -31,7 +33,34 @@ class Known:
     distribution: str = ""
 
 
-class LazyGroup(TyperGroup):
+class PlainGroup(TyperGroup):
+    """Lists its commands with the whole first sentence of each; a wrong name is told what comes near it."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.summary(ctx, name)) for name in self.list_commands(ctx)])
+
+    def summary(self, ctx: click.Context, name: str) -> str:
+        """Return what a command does, in one sentence."""
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str(_SENTENCE_CHARS) if command else ""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return click.Group.resolve_command(self, ctx, args)
+        except click.UsageError:
+            name = args[0]
+            if name.startswith("-"):
+                raise
+            # click before 8.5 names nothing, typer only what is imported, and together they say it twice
+            near = difflib.get_close_matches(name, self.list_commands(ctx))
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise click.UsageError(f"there is no command {name!r}{hint}", ctx) from None
+
+
+class LazyGroup(PlainGroup):
     """Lists the commands of `known`; further ones of the entry-point group work, but are not listed."""
 
     known: Mapping[str, Known] = {}
@@ -45,9 +74,8 @@ class LazyGroup(TyperGroup):
             return as_command(importlib.import_module(entry.module).app, cmd_name)
         return _external(cmd_name) or (_missing(cmd_name, entry) if entry else None)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in self.known.items()])
+    def summary(self, ctx: click.Context, name: str) -> str:  # noqa: ARG002
+        return self.known[name].help
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = [
@@ -58,7 +86,7 @@ class LazyGroup(TyperGroup):
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
-class ExtendedGroup(TyperGroup):
+class ExtendedGroup(PlainGroup):
     """Its own commands, and those of `known` that come with other distributions.
 
     The entry point of such a command is called by the whole of it, for example `fl simulate`.
@@ -78,10 +106,9 @@ class ExtendedGroup(TyperGroup):
         command.name = cmd_name
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        own = [(name, self.commands[name].get_short_help_str(formatter.width)) for name in self.commands]
-        with formatter.section("Commands"):
-            formatter.write_dl([*own, *((name, entry.help) for name, entry in self.known.items())])
+    def summary(self, ctx: click.Context, name: str) -> str:
+        entry = self.known.get(name)
+        return entry.help if entry else super().summary(ctx, name)
 
 
 def _external(name: str) -> click.Command | None:

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import print_json
 from aegis_client.cli.state import CliState, state_of
 from aegis_client.errors import UsageError
 from aegis_client.profiles import Profile
 
-app = typer.Typer(help="Offer the tools to MCP hosts.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=PlainGroup, help="Offer the tools to MCP hosts.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 class Host(StrEnum):

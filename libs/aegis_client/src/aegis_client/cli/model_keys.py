@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_json, print_table
 from aegis_client.cli.replica_view import print_replicas
 from aegis_client.cli.state import Format, Output, state_of
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Enroll, list and revoke the keys with which models are signed.",
     no_args_is_help=True,
     rich_markup_mode=None,

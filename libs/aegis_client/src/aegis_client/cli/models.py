@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from aegis_client.cli import model_keys
+from aegis_client.cli.arguments import ModelArgument
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.model_view import aliases_text, print_checks, print_model, print_version
 from aegis_client.cli.output import clock, print_json, print_table, short
 from aegis_client.cli.replica_view import print_replicas
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from aegis_client.client import Client
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Bring models of your own; list, check, promote and fetch any.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -116,7 +119,7 @@ def list_models(ctx: typer.Context, output: Output = Format.TEXT) -> None:
 @app.command()
 def describe(
     ctx: typer.Context,
-    model: str,
+    model: ModelArgument,
     version: Annotated[
         str,
         typer.Argument(
@@ -142,7 +145,7 @@ def describe(
 
 
 @app.command()
-def versions(ctx: typer.Context, model: str, output: Output = Format.TEXT) -> None:
+def versions(ctx: typer.Context, model: ModelArgument, output: Output = Format.TEXT) -> None:
     """List the versions of a model, newest first."""
     with state_of(ctx).client() as client:
         found = list(client.models.versions(model))
@@ -165,7 +168,7 @@ def versions(ctx: typer.Context, model: str, output: Output = Format.TEXT) -> No
 @app.command()
 def pull(
     ctx: typer.Context,
-    model: str,
+    model: ModelArgument,
     version: VersionArgument = _PRODUCTION,
     target: Annotated[
         Path,
@@ -199,8 +202,8 @@ def pull(
 @app.command()
 def promote(
     ctx: typer.Context,
-    model: str,
-    version: str,
+    model: ModelArgument,
+    version: Annotated[str, typer.Argument(help="Id of the version; see `models versions`.")],
     alias: AliasOption = _PRODUCTION,
     output: Output = Format.TEXT,
 ) -> None:
@@ -216,7 +219,7 @@ def promote(
 
 @app.command()
 def rollback(
-    ctx: typer.Context, model: str, alias: AliasOption = _PRODUCTION, output: Output = Format.TEXT
+    ctx: typer.Context, model: ModelArgument, alias: AliasOption = _PRODUCTION, output: Output = Format.TEXT
 ) -> None:
     """Point an alias at the version before; once more is one version further back."""
     with state_of(ctx).client() as client:
@@ -234,7 +237,10 @@ def rollback(
 
 @app.command()
 def verify(
-    ctx: typer.Context, model: str, version: VersionArgument = _PRODUCTION, output: Output = Format.TEXT
+    ctx: typer.Context,
+    model: ModelArgument,
+    version: VersionArgument = _PRODUCTION,
+    output: Output = Format.TEXT,
 ) -> None:
     """Have signature, digest and loading of a version checked again; exit 1 when there is a fault."""
     with state_of(ctx).client() as client:
@@ -250,7 +256,7 @@ def verify(
 @app.command("rm")
 def remove(
     ctx: typer.Context,
-    model: str,
+    model: ModelArgument,
     versions: Annotated[
         list[str] | None,
         typer.Argument(metavar="[VERSION]...", help="Versions to delete, for good.", show_default=False),
@@ -280,6 +286,6 @@ def _alias(text: str) -> str:
     return _PRODUCTION if text == "prod" else text
 
 
-def _resolved(client: Client, model: str, version: str) -> str:
+def _resolved(client: Client, model: ModelArgument, version: str) -> str:
     """Return the id of a version that may be named by an alias."""
     return client.models.get(model).aliases.get(_alias(version), version)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_json, print_table, short
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.errors import UsageError
 
-app = typer.Typer(help="List, admit and remove the sites that train.", rich_markup_mode=None)
+app = typer.Typer(cls=PlainGroup, help="List, admit and remove the sites that train.", rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -35,15 +36,17 @@ def list_nodes(ctx: typer.Context, output: Output = Format.TEXT) -> None:
 def register(
     ctx: typer.Context,
     node: Annotated[str, typer.Argument(help="Id of the node, for example site-1.")],
-    public_key: Annotated[Path, typer.Option(metavar="PEM", help="File of its public key. Required.")],
+    public_key: Annotated[Path, typer.Option(metavar="PEM", help="File of its public key.")],
     zone: Annotated[str, typer.Option(help="Grid zone of the site.", show_default=False)] = "",
     output: Output = Format.TEXT,
 ) -> None:
     """Admit a node by its public key."""
     try:
         pem = public_key.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--public-key {public_key} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"--public-key {public_key} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--public-key {public_key} is no PEM file") from error
     with state_of(ctx).client() as client:
         made = client.nodes.register(node, pem, zone=zone)
     if output is Format.JSON:
@@ -53,7 +56,11 @@ def register(
 
 
 @app.command()
-def remove(ctx: typer.Context, node: str, output: Output = Format.TEXT) -> None:
+def remove(
+    ctx: typer.Context,
+    node: Annotated[str, typer.Argument(help="Id of the node; see `aegis fl nodes`.")],
+    output: Output = Format.TEXT,
+) -> None:
     """Remove a node; it cannot join a run any more."""
     with state_of(ctx).client() as client:
         client.nodes.remove(node)

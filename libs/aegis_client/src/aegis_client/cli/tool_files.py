@@ -22,7 +22,10 @@ def add(
     name: Annotated[str, typer.Option(help="Name of the file there. Default: its own, without .py.")] = "",
     output: Output = Format.TEXT,
 ) -> None:
-    """Serve the tools of a Python file on all agents; it takes the place of a file of that name."""
+    """Serve the tools of a Python file on all agents.
+
+    It takes the place of a file of that name.
+    """
     with state_of(ctx).client() as client:
         found = client.tools.put_file(file, name=name)
     if output is Format.JSON:
@@ -52,7 +55,11 @@ def files(ctx: typer.Context, output: Output = Format.TEXT) -> None:
     print_table(("file", "tools", "sha256", "by", "added"), rows, empty="no tool files")
 
 
-def remove(ctx: typer.Context, name: str, output: Output = Format.TEXT) -> None:
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="FILE", help="Its name; see `aegis tools files`.")],
+    output: Output = Format.TEXT,
+) -> None:
     """Remove a file that was added, and its tools; calls that run end."""
     with state_of(ctx).client() as client:
         replicas = client.tools.remove_file(name)

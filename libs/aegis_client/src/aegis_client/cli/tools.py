@@ -14,13 +14,16 @@ from aegis_client.cli.arguments import (
     ArgumentOption,
     FileOption,
     JsonOption,
+    ToolArgument,
     json_object,
     json_or_text,
     pairs,
 )
+from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.scaffold import scaffold
 from aegis_client.cli.state import Format, Output, state_of
+from aegis_client.cli.times import duration_s
 from aegis_client.cli.transfer import files_and_artifacts
 from aegis_client.errors import UsageError
 
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
     from aegis_client.parts import Part
     from aegis_client.tools import Tool, ToolResult
 
-app = typer.Typer(help="List, describe, run and add tools.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=PlainGroup, help="List, describe, run and add tools.", no_args_is_help=True, rich_markup_mode=None
+)
 app.command("scaffold")(scaffold)
 app.command("add")(tool_files.add)
 app.command("files")(tool_files.files)
@@ -57,7 +62,7 @@ def list_tools(ctx: typer.Context, output: Output = Format.TEXT) -> None:
 
 
 @app.command()
-def describe(ctx: typer.Context, tool: str, output: Output = Format.TEXT) -> None:
+def describe(ctx: typer.Context, tool: ToolArgument, output: Output = Format.TEXT) -> None:
     """Show what a tool takes and gives, and its limits."""
     with state_of(ctx).client() as client:
         found = client.tools.get(tool)
@@ -87,18 +92,25 @@ def describe(ctx: typer.Context, tool: str, output: Output = Format.TEXT) -> Non
 @app.command()
 def run(
     ctx: typer.Context,
-    tool: str,
+    tool: ToolArgument,
     arg: ArgumentOption = None,
     json_file: JsonOption = "",
     file: FileOption = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Longest time the tool may take, up to 600 s.")
-    ] = None,
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="Longest time it may take, for example 90s; at most 10m. Default: the tool's own.",
+        ),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the bytes that the tool gives to this file.")
     ] = None,
     priority: Annotated[
-        str, typer.Option(metavar="CLASS", help="high, normal or low, where the call has to wait.")
+        str,
+        typer.Option(
+            metavar="CLASS", help="high, normal or low, where the call has to wait. Default: the tool's own."
+        ),
     ] = "",
     stream: Annotated[
         bool, typer.Option("--stream", help="Show progress, log lines and items as they come.")
@@ -108,15 +120,19 @@ def run(
     ] = False,
     output: Output = Format.TEXT,
 ) -> None:
-    """Run a tool, for example: aegis tools run image_ocr --file image=scan.png."""
+    """Run a tool and print its result.
+
+    For example: aegis tools run image_ocr --file image=scan.png
+    """
     arguments = json_object(json_file) | {key: json_or_text(text) for key, text in pairs(arg, "--arg")}
     files = dict(pairs(file, "--file"))
+    limit = duration_s(timeout, "--timeout")
     state = state_of(ctx)
     if show_curl:
         from aegis_client.cli.curl import curl
         from aegis_client.tools import run_operation
 
-        operation = run_operation(tool, arguments, files=files, timeout=timeout, priority=priority)
+        operation = run_operation(tool, arguments, files=files, timeout=limit, priority=priority)
         typer.echo(curl(operation, state.load_profile()))
         return
     from aegis_client.cli import tool_view
@@ -127,14 +143,14 @@ def run(
         with state.client() as client, tool_view.view(output) as view:
             inline, stored = files_and_artifacts(client, list(files.items()))
             for event in client.tools.stream(
-                tool, arguments, files=inline, parts=stored, timeout=timeout, priority=priority
+                tool, arguments, files=inline, parts=stored, timeout=limit, priority=priority
             ):
                 view.show(event)
         return
     with state.client() as client:
         inline, stored = files_and_artifacts(client, list(files.items()))
         result = client.tools.run(
-            tool, arguments, files=inline, parts=stored, timeout=timeout, priority=priority
+            tool, arguments, files=inline, parts=stored, timeout=limit, priority=priority
         )
         if out:
             _save(client, result, out)
@@ -155,7 +171,10 @@ def export(
         ExportFormat, typer.Option("--format", help="For whom the definitions are.")
     ] = ExportFormat.JSON_SCHEMA,
 ) -> None:
-    """Print tools as definitions for language model APIs: aegis tools export --format openai."""
+    """Print tools as definitions for language model APIs.
+
+    For example: aegis tools export --format openai echo
+    """
     from aegis_client.tool_exports import export as definitions
 
     with state_of(ctx).client() as client:

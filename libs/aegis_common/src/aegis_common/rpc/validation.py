@@ -9,6 +9,7 @@ from typing import Any, Final
 import protovalidate
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from aegis_common.errors import InvalidArgument
@@ -109,4 +110,20 @@ def _what(violation: protovalidate.Violation) -> str:
     broken = violation.proto
     if broken.rule_id == _PATTERN:
         return fault(str(violation.field_value), str(violation.rule_value))
-    return broken.message or broken.rule_id
+    text = broken.message or broken.rule_id
+    given = _given(violation.field_value) if text.startswith("must be ") else ""
+    return f"{text}, not {given}" if given else text
+
+
+def _given(value: object) -> str:
+    """Return a number, a duration, or how long a text is; nothing for a value of another kind."""
+    match value:
+        case bool():
+            return ""
+        case int() | float():
+            return f"{value:g}"
+        case str():
+            return str(len(value))
+        case Duration():
+            return f"{value.seconds + value.nanos / 1e9:g}s"
+    return ""

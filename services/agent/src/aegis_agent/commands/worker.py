@@ -30,7 +30,9 @@ def run(
     ] = "",
     slots: Annotated[int, typer.Option(min=1, max=256, help="Most calls at once, of all tools.")] = 4,
     name: Annotated[str, typer.Option(help="Name of the worker. Default: that of the machine.")] = "",
-    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE about the machine.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A word about the machine; repeat it.")
+    ] = None,
     cert: Annotated[Path | None, typer.Option(help="Client certificate, PEM. Else the profile's.")] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Trusted authorities, PEM.")] = None,
@@ -38,9 +40,12 @@ def run(
         str, typer.Option(help="Name in the server's certificate, if not the host of the address.")
     ] = "",
 ) -> None:
-    """Serve the tools until SIGTERM or Ctrl-C; then finish what runs, and end. A second one stops that too.
+    """Serve tools of this machine until SIGTERM or Ctrl-C.
 
-    The agent's worker policy says which tools the certificate may bring.
+    Then it finishes what runs, and ends; a second one stops that too. The agent's worker policy says which
+    tools the certificate may bring.
+
+    For example: aegis worker run my_tools.py
     """
     from aegis_agent.adapters.remote.run import serve_tools
     from aegis_agent.adapters.remote.worker import WorkerOptions

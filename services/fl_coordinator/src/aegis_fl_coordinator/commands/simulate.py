@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Run a training app over virtual nodes on this machine.", add_completion=False)
 
 
+class Output(StrEnum):
+    """Forms of the answer."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 @app.command()
 def simulate(
     source: Annotated[
@@ -21,7 +29,9 @@ def simulate(
     ],
     nodes: Annotated[int, typer.Option(min=1, max=10_000, help="Virtual nodes.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds.")] = 3,
-    strategy: Annotated[str, typer.Option(help="Strategy, for example FedMedian, or module:Class.")] = "",
+    strategy: Annotated[
+        str, typer.Option(help="Strategy, for example FedMedian, or module:Class. Default: the app's own.")
+    ] = "",
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the strategy; repeat it.")
     ] = None,
@@ -38,7 +48,9 @@ def simulate(
         Path | None,
         typer.Option(help="Keep checkpoints, logs and the model here; what was cut off goes on from there."),
     ] = None,
-    output: Annotated[str, typer.Option(help="text, or json: one line for each round.")] = "text",
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="json is one line for each round.")
+    ] = Output.TEXT,
 ) -> None:
     """Train and print each round. The app runs as you, on this machine."""
     from aegis_fl_coordinator.domain.strategies import Aggregation
@@ -57,8 +69,8 @@ def simulate(
     )
     with simulated(wanted, folder) as run:
         for report in run.rounds():
-            typer.echo(json.dumps(report) if output == "json" else _line(report, rounds))
-        if run.model is not None and folder is not None and output != "json":
+            typer.echo(json.dumps(report) if output is Output.JSON else _line(report, rounds))
+        if run.model is not None and folder is not None and output is Output.TEXT:
             typer.echo(f"model: {run.model}")
 
 
