@@ -48,6 +48,11 @@ FORMS: Final = {
         "trainingRuns/RUN, the name that its creation gave: lower-case letters, digits and -",
         "trainingRuns/0197f3a2-7c1e-7d52-9a41-3f0c5b6de8a7",
     ),
+    r"^reservations/[a-z0-9-]{1,63}$": Form(
+        "a reservation's resource name",
+        "reservations/RESERVATION, the name that its creation gave: lower-case letters, digits and -",
+        "reservations/0197f3a2-7c1e-7d52-9a41-3f0c5b6de8a7",
+    ),
     r"^models/[a-z][a-z0-9_-]{0,62}$": Form(
         "a model's resource name", f"models/MODEL, {_NAME}", "models/digits"
     ),
@@ -76,6 +81,7 @@ FORMS: Final = {
         "publisherKeys/KEY, 16 lower-case hexadecimal digits",
         "publisherKeys/3fd2c05a91b7e684",
     ),
+    r"^[0-9a-f]{16}$": Form("a holder's token", "16 lower-case hexadecimal digits", "3fd2c05a91b7e684"),
     r"^[a-z0-9][a-z0-9_.-]{0,62}$": Form("a version's id", _VERSION, "2026-11-03.1"),
     r"^[a-z][a-z0-9-]{0,31}$": Form(
         "an alias", "lower-case letters, digits and -, first a letter, at most 32", "prod"
