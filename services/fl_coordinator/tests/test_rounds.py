@@ -222,6 +222,33 @@ async def test_a_report_counts_once_and_no_round_beyond_the_last_counts(
     assert dict(done.round_reports[0].metrics) == {"accuracy": 0.5}
 
 
+async def test_a_run_whose_privacy_budget_is_spent_ends_and_says_so(
+    coordinate: Coordinate, tmp_path: Path
+) -> None:
+    engine = ScriptedEngine()
+    noise = pb.LocalNoise(clipping_norm=1, noise_multiplier=1)
+    async with coordinate(engine) as coordinator:
+        privacy = pb.Privacy(epsilon_budget=10, local_noise=noise)
+        run = await start(coordinator, tmp_path, engine, rounds=4, privacy=privacy)
+        app = await coordinator.as_account("fl-serverapp")
+        await app.rounds.AwaitRound(ask(run), metadata=token(run, tmp_path))
+        # Four releases after one round: the round was cut off three times and its nodes asked anew.
+        report = pb.Round(number=1, epsilon=8.4, delta=1e-5, noisy_releases=4)
+        request = round_pb.ReportRoundRequest(training_run=run.name, round=report)
+        await app.rounds.ReportRound(request, metadata=token(run, tmp_path))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await app.rounds.AwaitRound(ask(run, 2), metadata=token(run, tmp_path))
+        ended = await until_state(await coordinator.as_account("sdk"), run.name, Run.STATE_FAILED)
+
+    assert reason(error.value) == ("FAILED_PRECONDITION", "RUN_ENDED")
+    assert ended.state_message == (
+        "the privacy budget is spent: epsilon 9.997 of 10 (delta 1e-05) after 4 releases with noise; "
+        "another one would exceed it"
+    )
+    assert ended.privacy.local_noise == noise
+    assert ended.round_reports[0].noisy_releases == 4
+
+
 async def test_a_run_that_is_stopped_starts_no_round(coordinate: Coordinate, tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with coordinate(engine) as coordinator:

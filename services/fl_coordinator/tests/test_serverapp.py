@@ -208,16 +208,16 @@ def test_a_run_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_run_file_of_another_schema_version_is_refused_by_number(tmp_path: Path) -> None:
     path = run_file(tmp_path) / "run.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 5'))
+    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 5'))
 
-    with pytest.raises(UnknownSchema, match="has schema version 5; this reader knows 1 to 2"):
+    with pytest.raises(UnknownSchema, match="has schema version 5; this reader knows 1 to 3"):
         RunFile.read(tmp_path)
 
 
 def test_a_run_file_of_the_schema_version_before_is_read(tmp_path: Path) -> None:
     path = run_file(tmp_path) / "run.json"
     record = json.loads(path.read_text()) | {"schema_version": 1}
-    for added in ("aggregation", "seed", "virtual"):
+    for added in ("aggregation", "seed", "virtual", "privacy"):
         del record[added]
     path.write_text(json.dumps(record))
 

@@ -79,6 +79,12 @@ async def test_a_request_id_makes_one_run(coordinate: Coordinate) -> None:
         ({"app": "nothing"}, ("NOT_FOUND", "UNKNOWN_APP")),
         ({"app_config": {"colour": "red"}}, ("INVALID_ARGUMENT", "INVALID_RUN_CONFIG")),
         ({"app_config": {"seed": [1]}}, ("INVALID_ARGUMENT", "INVALID_RUN_CONFIG")),
+        ({"privacy": pb.Privacy(epsilon_budget=1)}, ("INVALID_ARGUMENT", "INVALID_RUN_CONFIG")),
+        ({"privacy": pb.Privacy(delta=0.5)}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),
+        (
+            {"privacy": pb.Privacy(local_noise=pb.LocalNoise(clipping_norm=1))},
+            ("INVALID_ARGUMENT", "INVALID_REQUEST"),
+        ),
         ({"rounds": 10_001}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),
     ],
 )

@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from aegis_common.errors import AegisError
 from aegis_fl_coordinator.domain.errors import UnknownSchema
+from aegis_fl_coordinator.domain.privacy import LocalNoise, Privacy
 from aegis_fl_coordinator.domain.strategies import Aggregation
 from aegis_fl_coordinator.flower import SERVERAPP_DIR_VARIABLE
 
-SCHEMA_VERSION: Final = 2
-_READABLE: Final = frozenset({1, 2})
+SCHEMA_VERSION: Final = 3
+_READABLE: Final = frozenset({1, 2, 3})
 RUN_KEY: Final = "aegis-run"
 """Key of the run config that carries the run's id; every app declares it. It is a name, not a secret."""
 TOKEN_FILE: Final = "token"  # noqa: S105  # a file name
@@ -61,6 +62,7 @@ class RunFile:
         aggregation: How updates become the next model.
         seed: Of what the run draws; None for a run that need not repeat.
         virtual: True when the nodes are virtual ones in processes of this machine.
+        privacy: What the run may spend of its nodes' privacy.
     """
 
     run_id: str
@@ -72,6 +74,7 @@ class RunFile:
     aggregation: Aggregation = field(default_factory=Aggregation)
     seed: int | None = None
     virtual: bool = False
+    privacy: Privacy = field(default_factory=Privacy)
 
     @property
     def name(self) -> str:
@@ -103,6 +106,10 @@ class RunFile:
             address = record["coordinator"]
             record["coordinator"] = CoordinatorAddress(**address) if address else None
             record["aggregation"] = Aggregation(**record.get("aggregation", {}))
+            privacy = record.get("privacy", {})
+            if privacy.get("local"):
+                privacy["local"] = LocalNoise(**privacy["local"])
+            record["privacy"] = Privacy(**privacy)
             return cls(**record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BrokenRunFile(f"{folder / _RUN_FILE} cannot be read: {error!r}") from error

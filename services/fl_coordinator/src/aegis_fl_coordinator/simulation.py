@@ -19,6 +19,7 @@ from aegis_fl_coordinator.apps import BUNDLED
 from aegis_fl_coordinator.domain.errors import RunFailed
 from aegis_fl_coordinator.domain.nodes import virtual_nodes
 from aegis_fl_coordinator.domain.ports import AppBundle
+from aegis_fl_coordinator.domain.privacy import Privacy, check_privacy
 from aegis_fl_coordinator.domain.run import ConfigValue
 from aegis_fl_coordinator.domain.strategies import Aggregation, checked
 from aegis_fl_coordinator.domain.training import checked_config
@@ -40,6 +41,7 @@ class Simulation:
         config: Values for the app's own configuration.
         seed: The same one gives the same model.
         workers: Client processes; 0 for one for each core.
+        privacy: What the run may spend of its nodes' privacy.
     """
 
     app: str
@@ -49,6 +51,7 @@ class Simulation:
     config: Mapping[str, ConfigValue] = field(default_factory=dict)
     seed: int = 0
     workers: int = 0
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 class Running:
@@ -103,6 +106,7 @@ def simulated(wanted: Simulation, folder: Path | None = None) -> Iterator[Runnin
     declared = app_config(source)
     config = checked_config(wanted.config, AppBundle(source.name, b"", "", declared))
     aggregation = checked(wanted.aggregation, nodes=wanted.nodes)
+    check_privacy(aggregation, wanted.privacy, rounds=wanted.rounds)
     bundle = build_bundle(source)
     with tempfile.TemporaryDirectory(prefix="aegis-fl-") as temporary:
         place = Path(temporary, "run") if folder is None else folder.resolve()
@@ -119,6 +123,7 @@ def simulated(wanted: Simulation, folder: Path | None = None) -> Iterator[Runnin
             aggregation,
             wanted.seed,
             virtual=True,
+            privacy=wanted.privacy,
         ).write(place)
         # An app of Flower's own making does not declare the key, and does not miss it.
         own = {RUN_KEY: place.name} if RUN_KEY in declared else {}

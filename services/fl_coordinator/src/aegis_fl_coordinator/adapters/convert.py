@@ -13,6 +13,7 @@ from aegis_common.rpc.times import duration, timestamp
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
 from aegis_fl_coordinator.domain.nodes import NodeStatus
+from aegis_fl_coordinator.domain.privacy import DELTA, LocalNoise, Privacy
 from aegis_fl_coordinator.domain.rounds import GateDecision, NodeFailure, RoundReport
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, Pause, RunSpec, TrainingRun
 from aegis_fl_coordinator.domain.strategies import Aggregation
@@ -45,6 +46,20 @@ def spec_from(message: pb.TrainingRun) -> RunSpec:
         virtual_nodes=message.virtual_nodes,
         aggregation=_aggregation_from(message.aggregation),
         seed=message.seed if message.HasField("seed") else None,
+        privacy=_privacy_from(message.privacy),
+    )
+
+
+def _privacy_from(message: pb.Privacy) -> Privacy:
+    noise = message.local_noise
+    return Privacy(
+        epsilon_budget=message.epsilon_budget if message.HasField("epsilon_budget") else None,
+        delta=message.delta if message.HasField("delta") else DELTA,
+        local=(
+            LocalNoise(noise.clipping_norm, noise.noise_multiplier)
+            if message.HasField("local_noise")
+            else None
+        ),
     )
 
 
@@ -85,6 +100,8 @@ def asked(message: pb.TrainingRun) -> str:
         asked_for.seed = message.seed
     if message.HasField("aggregation"):
         asked_for.aggregation.CopyFrom(message.aggregation)
+    if message.HasField("privacy"):
+        asked_for.privacy.CopyFrom(message.privacy)
     asked_for.carbon_policy.CopyFrom(message.carbon_policy)
     asked_for.app_config.CopyFrom(message.app_config)
     return json_format.MessageToJson(asked_for, sort_keys=True, indent=None)
@@ -117,6 +134,7 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         virtual_nodes=spec.virtual_nodes,
         aggregation=_aggregation_message(spec.aggregation),
         seed=spec.seed,
+        privacy=_privacy_message(spec.privacy),
         pause=_pause_message(run.pause) if run.pause else None,
     )
     if spec.config:
@@ -148,6 +166,14 @@ def _aggregation_message(aggregation: Aggregation) -> pb.Aggregation:
     return message
 
 
+def _privacy_message(privacy: Privacy) -> pb.Privacy:
+    message = pb.Privacy(epsilon_budget=privacy.epsilon_budget, delta=privacy.delta)
+    if privacy.local is not None:
+        message.local_noise.clipping_norm = privacy.local.clipping_norm
+        message.local_noise.noise_multiplier = privacy.local.noise_multiplier
+    return message
+
+
 def round_message(report: RoundReport) -> pb.Round:
     return pb.Round(
         number=report.number,
@@ -160,6 +186,7 @@ def round_message(report: RoundReport) -> pb.Round:
         capped_nodes=report.capped_nodes,
         epsilon=report.epsilon,
         delta=report.delta,
+        noisy_releases=report.noisy_releases,
     )
 
 
@@ -175,6 +202,7 @@ def report_from(message: pb.Round) -> RoundReport:
         capped_nodes=tuple(message.capped_nodes),
         epsilon=message.epsilon if message.HasField("epsilon") else None,
         delta=message.delta if message.HasField("delta") else None,
+        noisy_releases=message.noisy_releases if message.HasField("noisy_releases") else None,
     )
 
 

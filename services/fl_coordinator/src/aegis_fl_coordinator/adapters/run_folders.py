@@ -45,6 +45,7 @@ class VolumeFolders:
             run.spec.aggregation,
             run.spec.seed,
             virtual=run.spec.engine is EngineKind.IN_PROCESS,
+            privacy=run.spec.privacy,
         )
         if token is None and self._written.get(run.run_id) == file:
             return

@@ -14,6 +14,7 @@ from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import CarbonUnavailable, InvalidRunToken, RunEnded, UnknownZone
 from aegis_fl_coordinator.domain.gate import CarbonGate, Wait, decide
 from aegis_fl_coordinator.domain.ports import RunStore
+from aegis_fl_coordinator.domain.privacy import budget_fault
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
 from aegis_fl_coordinator.domain.run import State, TrainingRun
 from aegis_fl_coordinator.domain.training import token_digest
@@ -49,7 +50,7 @@ class Admission:
         """Return None when round *number* may start, else when to ask again; wait for it up to *patience*.
 
         Raises:
-            RunEnded: The run is to end, or to pause.
+            RunEnded: The run is to end, or to pause; or its privacy budget is spent and it has failed.
         """
         try:
             return await self._await(run_id, number, nodes_online=nodes_online, patience=patience)
@@ -67,6 +68,7 @@ class Admission:
                 return None
             if run.state is State.PAUSING:
                 raise RunEnded(f"{run.name} is being paused", name=run.name, state=run.state.value)
+            self._check_budget(run, number)
             if nodes_online < run.spec.min_nodes:
                 self._move(run_id, State.WAITING_FOR_NODES, waiting_for_nodes(nodes_online, run))
                 return Wait(_ASK_NODES_AGAIN, "")
@@ -99,6 +101,15 @@ class Admission:
         if run.stopping or run.state in (State.PUBLISHING, State.PAUSED):
             raise RunEnded(f"{run.name} is {run.state.value}", name=run.name, state=run.state.value)
         return run
+
+    def _check_budget(self, run: TrainingRun, number: int) -> None:
+        """Fail a run whose privacy budget does not cover another round; the app's own word is the least."""
+        told = run.rounds[-1].noisy_releases if run.rounds else None
+        releases = max(number, (told or 0) + 1)
+        fault = budget_fault(run.spec.aggregation, run.spec.privacy, releases=releases)
+        if fault:
+            self._move(run.run_id, State.FAILED, fault)
+            raise RunEnded(fault, name=run.name, state=State.FAILED.value)
 
     async def _ask(self, run: TrainingRun, *, since: datetime) -> GateDecision | Wait:
         try:

@@ -49,4 +49,5 @@ class RoundReport:
     capped_nodes: tuple[str, ...] = ()
     epsilon: float | None = None
     delta: float | None = None
+    noisy_releases: int | None = None
     gate: GateDecision | None = None

@@ -10,6 +10,7 @@ from typing import Final
 
 from aegis_fl_coordinator.domain.errors import RunEnded, RunNotPausable, RunNotResumable
 from aegis_fl_coordinator.domain.gate import CarbonPolicy
+from aegis_fl_coordinator.domain.privacy import Privacy
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
 from aegis_fl_coordinator.domain.strategies import Aggregation
 
@@ -67,6 +68,7 @@ class RunSpec:
         virtual_nodes: Nodes of a run in process. Range: 0 to 10000; 0 for a run at the sites.
         aggregation: How updates become the next model.
         seed: Of what the run draws; None for a run that need not repeat.
+        privacy: What the run may spend of its nodes' privacy.
     """
 
     app: str
@@ -79,6 +81,7 @@ class RunSpec:
     virtual_nodes: int = 0
     aggregation: Aggregation = field(default_factory=Aggregation)
     seed: int | None = None
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ _SHARE: Final = Parameter(most=1.0, below=True)
 _COUNT: Final = Parameter(whole=True)
 _ETA: Final[Mapping[str, Parameter]] = {"eta": _POSITIVE, "eta_l": _POSITIVE, "tau": _POSITIVE}
 _BETAS: Final[Mapping[str, Parameter]] = {"beta_1": _SHARE, "beta_2": _SHARE}
-_NOISE: Final[Mapping[str, Parameter]] = {"noise_multiplier": Parameter(required=True)}
+_NOISE: Final[Mapping[str, Parameter]] = {"noise_multiplier": Parameter(above=True, required=True)}
 _FIXED: Final = {**_NOISE, "clipping_norm": Parameter(above=True, required=True)}
 _ADAPTIVE: Final = {
     **_NOISE,
@@ -98,7 +98,7 @@ def _trimmed(values: Mapping[str, ParameterValue], nodes: int) -> str:
 def _adaptive(values: Mapping[str, ParameterValue], nodes: int) -> str:
     # Andrew et al. (2021), theorem 1: the noisy count of clipped updates takes its part of the privacy.
     limit = 2 * float(values.get("clipped_count_stddev", nodes / 20))
-    if 0 < float(values["noise_multiplier"]) < limit or not values["noise_multiplier"]:
+    if float(values["noise_multiplier"]) < limit:
         return ""
     return f"it needs a noise_multiplier below {limit:g}, twice its clipped_count_stddev; raise that one"
 
@@ -117,6 +117,8 @@ class Known:
         wraps: True for one that adds differential privacy to another.
         texts: Its parameters that are strings.
         shaped: False when updates do not have the shapes of the model.
+        plain_mean: True when the next model is the mean of the updates and nothing else: only then noise on
+            it hides what one node sent.
     """
 
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -124,13 +126,14 @@ class Known:
     wraps: bool = False
     texts: frozenset[str] = frozenset()
     shaped: bool = True
+    plain_mean: bool = False
 
 
 _DP: Final = "DifferentialPrivacy"
 KNOWN: Final[Mapping[str, Known]] = {
-    "FedAvg": Known(),
+    "FedAvg": Known(plain_mean=True),
     "FedAvgM": Known({"server_learning_rate": _POSITIVE, "server_momentum": _SHARE}),
-    "FedProx": Known({"proximal_mu": Parameter()}),
+    "FedProx": Known({"proximal_mu": Parameter()}, plain_mean=True),
     "FedMedian": Known(need=_median),
     "FedTrimmedAvg": Known({"beta": Parameter(most=0.5, below=True)}, _trimmed),
     "Krum": Known({"num_malicious_nodes": _COUNT}, _krum),
@@ -234,8 +237,10 @@ def _faults(name: str, values: Mapping[str, ParameterValue], nodes: int) -> dict
         base = str(values.get(BASE, DEFAULT))
         if base in KNOWN and KNOWN[base].wraps:
             return faults | {f"parameters.{BASE}": f"{base} is itself one of differential privacy"}
-        if base not in KNOWN or not KNOWN[base].shaped:
-            return faults | {f"parameters.{BASE}": f"{base!r} is no strategy that noise can be added to"}
+        if base not in KNOWN or not KNOWN[base].plain_mean:
+            means = ", ".join(name for name, one in KNOWN.items() if one.plain_mean)
+            fault = f"no epsilon is known for noise on {base!r}, which is no plain mean; take one of {means}"
+            return faults | {f"parameters.{BASE}": fault}
         faults |= _faults(base, rest, nodes)
     else:
         for key in rest:

@@ -15,6 +15,7 @@ from aegis_common.clock import Clock
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig, RunNotResumable
 from aegis_fl_coordinator.domain.ports import AppBundle, AppCatalogue, RunStore
+from aegis_fl_coordinator.domain.privacy import check_privacy
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, State, TrainingRun
 from aegis_fl_coordinator.domain.strategies import checked
 
@@ -73,7 +74,7 @@ class Training:
             UnknownApp: No such app is installed.
             AppNotApproved: Its digest is not approved.
             InvalidRunConfig: A key is not one of the app's, or its value is of another type; or the
-                aggregation cannot be, or not with so few nodes.
+                aggregation cannot be, or not with so few nodes; or its privacy cannot be kept.
             EngineNotEnabled: Runs in process are not allowed here.
             RequestIdReused: The id came with another request before.
         """
@@ -84,6 +85,7 @@ class Training:
             config=checked_config(spec.config, app),
         )
         spec = replace(spec, aggregation=checked(spec.aggregation, nodes=spec.min_nodes))
+        check_privacy(spec.aggregation, spec.privacy, rounds=spec.rounds)
         if spec.engine is EngineKind.IN_PROCESS:
             self._check_in_process()
         now = self._clock()

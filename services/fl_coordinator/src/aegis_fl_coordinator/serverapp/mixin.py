@@ -21,7 +21,7 @@ from aegis_fl_coordinator.runfile import RunFile
 from aegis_fl_coordinator.serverapp import checkpoint
 from aegis_fl_coordinator.serverapp.grid import PatientGrid
 from aegis_fl_coordinator.serverapp.link import Link
-from aegis_fl_coordinator.serverapp.privacy import Privacy
+from aegis_fl_coordinator.serverapp.privacy import Accountant
 from aegis_fl_coordinator.serverapp.state import restore_strategy, strategy_state
 from aegis_fl_coordinator.serverapp.strategies import innermost
 from aegis_fl_coordinator.serverapp.updates import Rules, Sifted, sift
@@ -51,7 +51,7 @@ class Coordinated(Strategy):
         inner: The strategy that does the work.
         run: The run.
         link: The way to the coordinator.
-        checkpoints: Folder of the run's checkpoints.
+        checkpoints: Folder of the run's checkpoints, in the run's own.
         node_name: Returns the resource name of a Flower node id, or an empty string.
         evaluate: Measures the aggregated model on the server's own data.
         round_timeout: How long a round may take, in seconds.
@@ -78,7 +78,7 @@ class Coordinated(Strategy):
         self._evaluate = evaluate
         self._round_timeout = round_timeout
         self._nodes = nodes
-        self._privacy = Privacy(inner)
+        self._privacy = Accountant(inner, run.privacy, checkpoints.parent)
         self._report = training_pb.Round()
         self._started = 0.0
         self._model = ArrayRecord()
@@ -112,12 +112,14 @@ class Coordinated(Strategy):
     ) -> Iterable[Message]:
         number = self.done + server_round
         self._link.await_round(number, lambda: len(list(grid.get_node_ids())))
+        self._privacy.check(arrays)
         self._started = time.monotonic()
         self._seed(number)
         self._model = arrays
         patient = PatientGrid(grid, patience=self._round_timeout)
         messages = list(self._inner.configure_train(number, arrays, config, patient))
         self._asked = len(messages)
+        self._privacy.ask(messages, self._named, self._weight_key())
         return messages
 
     def aggregate_train(
@@ -130,7 +132,7 @@ class Coordinated(Strategy):
         sifted = sift([reply for reply in received if not reply.has_error()], self._model, self._rules())
         failed += sifted.dropped
         self._check_quorum(number, len(sifted.usable), failed)
-        self._privacy.before(len(sifted.usable))
+        self._privacy.before(len(sifted.usable), seeded=self._run.virtual and self._run.seed is not None)
         arrays, metrics = self._inner.aggregate_train(number, sifted.usable)
         if arrays is None:
             raise NoResults(f"round {number} gave no model{_because(failed)}")
@@ -141,11 +143,15 @@ class Coordinated(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
+        if self._privacy.local:
+            return []  # what nodes measured would leave them without noise
         patient = PatientGrid(grid, patience=self._round_timeout)
         return self._inner.configure_evaluate(self.done + server_round, arrays, config, patient)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         received = sorted(replies, key=self._order)
+        if self._privacy.local:
+            return None
         metrics = self._inner.aggregate_evaluate(self.done + server_round, received)
         for name, value in _numbers(metrics).items():
             self._report.metrics[f"federated_{name}"] = value
@@ -193,13 +199,18 @@ class Coordinated(Strategy):
     def _rules(self) -> Rules:
         asked, averaging = self._run.aggregation, innermost(self._inner)
         return Rules(
-            weight_key=str(getattr(averaging, "weighted_by_key", "num-examples")),
+            weight_key=self._weight_key(),
             shaped=not type(averaging).__name__.startswith("FedXgb"),
-            max_update_ratio=asked.max_update_ratio,
+            # Clipping bounds what a node can do; to drop one because of others would let it do more.
+            max_update_ratio=0.0 if self._privacy.central else asked.max_update_ratio,
             max_weight_ratio=asked.max_weight_ratio,
             max_norm=self._privacy.clipped_to,
             uniform=self._privacy.central,
+            confirmation=self._privacy.confirmation,
         )
+
+    def _weight_key(self) -> str:
+        return str(getattr(innermost(self._inner), "weighted_by_key", "num-examples"))
 
     def _check_quorum(self, number: int, usable: int, failed: Sequence[tuple[Message, str]]) -> None:
         quorum = self._run.aggregation.quorum or max(1, math.ceil(self._asked / 2))
@@ -218,7 +229,8 @@ class Coordinated(Strategy):
     ) -> training_pb.Round:
         report = training_pb.Round(
             number=number,
-            metrics=_numbers(metrics),
+            # What nodes measured has no noise, and epsilon would not be true of it.
+            metrics={} if self._privacy.central else _numbers(metrics),
             node_results=len(sifted.usable),
             node_failures=[
                 training_pb.NodeFailure(node=self._named(reply.metadata.src_node_id), message=reason)
@@ -229,7 +241,8 @@ class Coordinated(Strategy):
         report.duration.FromTimedelta(timedelta(seconds=time.monotonic() - self._started))
         spent = self._privacy.spent()
         if spent is not None:
-            report.epsilon, report.delta = spent
+            report.epsilon, report.noisy_releases = spent
+            report.delta = self._run.privacy.delta
         return report
 
     def _order(self, reply: Message) -> tuple[str, int]:

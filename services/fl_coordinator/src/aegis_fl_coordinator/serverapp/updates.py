@@ -12,9 +12,12 @@ from typing import Final
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 
+from aegis_fl_coordinator.clientapp.local_noise import RECORD
+
 _ENOUGH: Final = 3
 """Updates that it takes to say that one of them is far off."""
 _SLACK: Final = 1.001
+_MOD: Final = "aegis_fl_coordinator.clientapp.private_updates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Rules:
         max_weight_ratio: Largest weight as a multiple of the median one.
         max_norm: L2 norm that each site had to clip its update to; None when sites do not clip.
         uniform: True when all weigh the same, as differential privacy needs.
+        confirmation: What a node that adds noise to its update confirms; None when nodes add none.
     """
 
     weight_key: str
@@ -36,6 +40,7 @@ class Rules:
     max_weight_ratio: float = 10.0
     max_norm: float | None = None
     uniform: bool = False
+    confirmation: Mapping[str, float] | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +88,8 @@ def _fault(
 ) -> tuple[str, float]:
     """Return what is wrong with a result, or an empty string and the L2 norm of the update."""
     content = reply.content
+    if rules.confirmation is not None and content.config_records.get(RECORD) != rules.confirmation:
+        return f"the app at this node added no noise to its update: its ClientApp lacks the mod {_MOD}", 0.0
     if len(content.array_records) != 1 or len(content.metric_records) != 1:
         return "a result has exactly one ArrayRecord and one MetricRecord", 0.0
     if fault := _metric_fault(_metrics(reply), expected, rules.weight_key):

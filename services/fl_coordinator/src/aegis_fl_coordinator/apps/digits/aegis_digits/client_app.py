@@ -7,8 +7,9 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from aegis_digits.task import Network, shard, train
+from aegis_fl_coordinator.clientapp import private_updates
 
-app = ClientApp()
+app = ClientApp(mods=[private_updates])
 
 
 @app.train()
