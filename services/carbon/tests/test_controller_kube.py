@@ -153,10 +153,10 @@ async def test_a_change_is_made_of_what_was_read_and_of_nothing_else(
         await jobs.change(seen, Change(suspend=False, record=None))
     restored = await jobs.change(job_of(api.job("a")), Change(suspend=None, record=None))
     assert (True, WISH) == (restored.suspended, restored.annotations)
-    assert await jobs.exists("default", "a", uid)
-    assert not await jobs.exists("default", "a", "another")
+    assert restored == await jobs.read("default", "a", uid)
+    assert await jobs.read("default", "a", "another") is None
     api.delete_job("a")
-    assert not await jobs.exists("default", "a", uid)
+    assert await jobs.read("default", "a", uid) is None
     with pytest.raises(Changed):
         await jobs.change(restored, Change(suspend=False, record=None))
 
@@ -187,10 +187,10 @@ async def test_a_refusal_names_what_the_server_said_and_a_token_is_read_anew(
 ) -> None:
     api.refuse = lambda _: 403
     with pytest.raises(ApiUnavailable, match="403: told to; does its role allow it"):
-        await jobs.exists("default", "a", "u")
+        await jobs.read("default", "a", "u")
     token.write_text("second")
     api.refuse = lambda _: None
-    await jobs.exists("default", "a", "u")
+    await jobs.read("default", "a", "u")
 
     assert ["first", "second"] == [request.token for request in api.requests]
 

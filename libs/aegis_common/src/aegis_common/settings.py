@@ -66,19 +66,33 @@ class TokenSettings(BaseModel):
     """How long keys stay in use when the issuer cannot be reached."""
 
 
-class ServiceSettings(BaseSettings):
-    """Base of the Settings of agent, carbon and fl_coordinator; each adds its prefix and its own fields."""
+class ProcessSettings(BaseSettings):
+    """What every process of the mesh lets an operator set, whether or not it serves calls."""
 
     model_config = SettingsConfigDict(env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    original_variables: ClassVar[Mapping[str, str]] = {"LOG_LEVEL": "log_level", "OIDC_ISSUER": "oidc_issuer"}
+    original_variables: ClassVar[Mapping[str, str]] = {"LOG_LEVEL": "log_level"}
     """Variables without a prefix, and the fields that they set when the prefixed variable does not."""
 
-    listen: str = "127.0.0.1:0"
-    """Address of the gRPC port, `host:port`; port 0 picks a free one."""
     ops_listen: str = "127.0.0.1:0"
     """Address of the metrics and readiness port (plain HTTP); keep it on loopback or in the pod."""
     tls: TlsSettings
+    otlp_endpoint: str = ""
+    """OpenTelemetry collector, for example `https://collector:4317`; empty sends nothing."""
+    log_level: LogLevel = "INFO"
+    """Also `LOG_LEVEL`."""
+
+
+class ServiceSettings(ProcessSettings):
+    """Base of the Settings of agent, carbon and fl_coordinator; each adds its prefix and its own fields."""
+
+    original_variables: ClassVar[Mapping[str, str]] = {
+        **ProcessSettings.original_variables,
+        "OIDC_ISSUER": "oidc_issuer",
+    }
+
+    listen: str = "127.0.0.1:0"
+    """Address of the gRPC port, `host:port`; port 0 picks a free one."""
     token: TokenSettings = TokenSettings()
     oidc_issuer: str = ""
     """Issuer of accepted tokens, when `token.issuer` is not set; also `OIDC_ISSUER`."""
@@ -92,10 +106,6 @@ class ServiceSettings(BaseSettings):
     """Ed25519 private key, PEM, that signs audit checkpoints."""
     audit_ship_dir: Path | None = None
     """Second place for signed checkpoints. If omitted, they stay beside the log only."""
-    otlp_endpoint: str = ""
-    """OpenTelemetry collector, for example `https://collector:4317`; empty sends nothing."""
-    log_level: LogLevel = "INFO"
-    """Also `LOG_LEVEL`."""
     drain: Seconds = Field(default=timedelta(seconds=10), ge=timedelta(0))
     """How long running calls may go on after SIGTERM."""
     max_connection_age: Seconds = Field(default=timedelta(minutes=10), gt=timedelta(0))
@@ -107,7 +117,7 @@ class ServiceSettings(BaseSettings):
         return self.token.issuer or self.oidc_issuer
 
 
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=ProcessSettings)
 
 
 def load(settings: type[S]) -> S:
@@ -139,7 +149,7 @@ def load(settings: type[S]) -> S:
     return result
 
 
-def _unknown(settings: type[ServiceSettings], prefix: str, environment: Mapping[str, str]) -> list[str]:
+def _unknown(settings: type[ProcessSettings], prefix: str, environment: Mapping[str, str]) -> list[str]:
     known = {(prefix + name).upper() for name in settings.model_fields}
     return [
         f"{name}: unknown setting"

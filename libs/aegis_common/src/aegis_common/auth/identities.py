@@ -23,7 +23,9 @@ WORKER_ROLE: Final = "worker"
 ROLES: Final = USER_ROLES | {"node", WORKER_ROLE}
 """All roles of the identities file; `node` is a training site's, `worker` a tool worker's. No token gives
 them."""
-MESH_ACCOUNTS: Final = frozenset({"gateway", "agent", "carbon", "fl-coordinator", "fl-edge", "fl-serverapp"})
+MESH_ACCOUNTS: Final = frozenset(
+    {"gateway", "agent", "carbon", "carbon-controller", "fl-coordinator", "fl-edge", "fl-serverapp"}
+)
 """Service accounts of our own services: they call each other directly, never through the gateway."""
 
 _FIELDS: Final = frozenset({"tenant", "roles", "via_gateway"})

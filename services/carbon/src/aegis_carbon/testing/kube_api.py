@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,10 +24,19 @@ class KubeApi(KubeCluster):
 
     @classmethod
     @contextmanager
-    def serving(cls) -> Iterator[KubeApi]:
-        """Serve on a free port until the block ends."""
+    def serving(cls, tls: tuple[Path, Path] | None = None) -> Iterator[KubeApi]:
+        """Serve on a free port until the block ends.
+
+        Args:
+            tls: Certificate chain and key, PEM; None serves without TLS.
+        """
         server = _Server(("127.0.0.1", 0), _Handler)
-        server.api = api = cls(f"http://127.0.0.1:{server.server_port}")
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        server.api = api = cls(f"{scheme}://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
         thread.start()
         try:

@@ -50,13 +50,17 @@ class KubeJobs:
         except Unreadable as error:
             raise ApiUnavailable(f"the API server answered a change with something else: {error}") from error
 
-    async def exists(self, namespace: str, name: str, uid: str) -> bool:
+    async def read(self, namespace: str, name: str, uid: str) -> Job | None:
         try:
             found = await self._client.call("GET", job_path(namespace, name))
+            if is_going(found):
+                return None
+            job = job_of(found)
         except NotFound:
-            return False
-        meta = found.get("metadata") or {}
-        return meta.get("uid") == uid and not is_going(found)
+            return None
+        except Unreadable as error:
+            raise ApiUnavailable(f"the API server answered with something else: {error}") from error
+        return job if job.uid == uid else None
 
     async def tell(self, job: Job, note: Note) -> None:
         path = f"/api/v1/namespaces/{quote(job.namespace, safe='')}/events"

@@ -18,6 +18,7 @@ from aegis_carbon.controller.domain.record import Phase, Record, digest, record_
 from aegis_carbon.controller.domain.reservations import (
     CarbonUnavailable,
     Event,
+    Later,
     Refused,
     Report,
     Reservation,
@@ -56,6 +57,7 @@ class Bookings:
         self._found: dict[str, Reservation] = {}
         self._refused: dict[str, tuple[str, Refused]] = {}
         self._wanted: dict[str, Wanted] = {}
+        self._later: dict[str, str] = {}
         self._sent: dict[str, tuple[str, Report]] = {}
         self.wake: Final = asyncio.Event()
 
@@ -70,7 +72,7 @@ class Bookings:
         return Known(
             self._found.get(job.uid),
             refusal if wish == digest(job.annotations) else None,
-            self._trouble.get(self._tenants.of(job.namespace), ""),
+            self._trouble.get(self._tenants.of(job.namespace), "") or self._later.get(job.uid, ""),
         )
 
     def want(self, wanted: Wanted) -> None:
@@ -82,7 +84,7 @@ class Bookings:
 
     def forget(self) -> None:
         """Start anew: another leader has acted since."""
-        for kept in (self._trouble, self._found, self._refused, self._wanted, self._sent):
+        for kept in (self._trouble, self._found, self._refused, self._wanted, self._later, self._sent):
             kept.clear()
 
     async def turn(self) -> None:
@@ -101,7 +103,7 @@ class Bookings:
 
     def _tidy(self) -> None:
         here = {job.uid for job in self._store.all()}
-        for kept in (self._found, self._refused, self._wanted, self._sent):
+        for kept in (self._found, self._refused, self._wanted, self._later, self._sent):
             for uid in set(kept) - here:
                 del kept[uid]
 
@@ -133,7 +135,7 @@ class Bookings:
     async def _left_behind(self, item: Reservation) -> None:
         """The Job of a reservation is not here: give it back, if the Job is really gone."""
         try:
-            if await self._jobs.exists(item.namespace, item.job, item.uid):
+            if await self._jobs.read(item.namespace, item.job, item.uid) is not None:
                 return
         except ApiUnavailable:
             return
@@ -152,7 +154,7 @@ class Bookings:
         if item is not None and self._found.get(job.uid) != item:
             self._found[job.uid] = item
             self._store.look_at([job.uid])
-        if item is not None and item.open:
+        if item is not None and (item.open or (item.end_assumed and job.ended is not None)):
             await self._bring(tenant, job, record, item)
 
     async def _ended(self, tenant: str, job: Job, record: Record | None) -> Reservation | None:
@@ -185,13 +187,17 @@ class Bookings:
         if wanted.digest != digest(job.annotations):
             del self._wanted[job.uid]
             return None
+        made = None
         try:
             made = await self._reservations.create(wanted)
         except Refused as refusal:
             self._refused[job.uid] = wanted.digest, refusal
             self._store.look_at([job.uid])
-            made = None
+        except Later as later:
+            self._later[job.uid] = later.message
+            return None
         del self._wanted[job.uid]
+        self._later.pop(job.uid, None)
         return made
 
     async def _bring(self, tenant: str, job: Job, record: Record | None, item: Reservation) -> None:

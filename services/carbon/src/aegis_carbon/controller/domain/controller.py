@@ -79,6 +79,8 @@ class Controller:
         """Look at every Job that has changed or is due."""
         if not (self._leading() and self._store.synced):
             self._led = False
+            # Whoever leads looks at all of them.
+            self._store.take_changed()
             return
         changed = self._store.take_changed()
         if not self._led:
@@ -99,6 +101,7 @@ class Controller:
                 await self._look(uid)
             except Changed:
                 self._look_again(uid, self._clock() + _AGAIN)
+                await self._read_again(uid)
             except ApiUnavailable as error:
                 self._observer.did("ApiUnavailable")
                 _log.warning("a Job could not be changed: %s", error.message)
@@ -107,6 +110,19 @@ class Controller:
                 self._observer.did("Error")
                 _log.exception("a Job could not be looked at")
                 self._look_again(uid, self._clock() + _AGAIN)
+
+    async def _read_again(self, uid: str) -> None:
+        """Take a Job as it is now: whoever changed it may have been seen too early."""
+        job = self._store.get(uid)
+        if job is None:
+            return
+        try:
+            found = await self._jobs.read(job.namespace, job.name, uid)
+        except ApiUnavailable as error:
+            _log.warning("a Job could not be read: %s", error.message)
+            return
+        if self._store.get(uid) is job:
+            self._store.update(found) if found is not None else self._store.remove(uid)
 
     async def _look(self, uid: str) -> None:
         job = self._store.get(uid)
@@ -131,7 +147,10 @@ class Controller:
         if decision.change is not None:
             if not self._leading():
                 return
-            self._store.update(await self._jobs.change(job, decision.change))
+            after = await self._jobs.change(job, decision.change)
+            # What was seen meanwhile is as new, or newer: it began with the version that was changed.
+            if self._store.get(job.uid) is job:
+                self._store.update(after)
             # What happened once may happen again, and is told again.
             self._told.pop(job.uid, None)
         if decision.memory is not None:

@@ -78,6 +78,7 @@ class Election:
         self._sure_until_s: float | None = None
         self._seen: tuple[str, float] | None = None
         self._led = False
+        self._failing = False
 
     def leading(self) -> bool:
         """Return whether nobody else can be leading now."""
@@ -91,11 +92,14 @@ class Election:
                 self._sure_until_s = began_s + self._lasts.total_seconds() * _SURE
             else:
                 self._sure_until_s = None
+            self._failing = False
         except Changed:
             self._sure_until_s = None
         except ApiUnavailable as error:
             # What was sure remains so until it has run out.
-            _log.warning("the Lease could not be renewed: %s", error.message)
+            if not self._failing:
+                _log.warning("the Lease can be neither read nor written: %s", error.message)
+            self._failing = True
         self._tell()
 
     def _tell(self) -> None:

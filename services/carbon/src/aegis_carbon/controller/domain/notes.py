@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from aegis_carbon.controller.domain.ports import Note
 from aegis_carbon.controller.domain.reservations import Refused
 from aegis_carbon.domain.job_wish import PREFIX
+
+_REFUSALS: Final = {
+    "INFEASIBLE_JOB": "Infeasible",
+    "INVALID_ARGUMENT": "BadAnnotation",
+    "UNKNOWN_CAPACITY_POOL": "BadAnnotation",
+    "UNKNOWN_ZONE": "BadAnnotation",
+}
 
 
 def _at(moment: datetime) -> str:
@@ -114,8 +122,7 @@ def namespace_not_mapped(namespace: str) -> Note:
 
 
 def refused(refusal: Refused) -> Note:
-    known = {"INFEASIBLE_JOB": "Infeasible", "TOO_MANY_RESERVATIONS": "TooManyReservations"}
-    reason = known.get(refusal.cause, "BadAnnotation")
+    reason = _REFUSALS.get(refusal.cause, "Refused")
     return Note(reason, f"It runs at once: {refusal.message} ({refusal.cause}).", warning=True)
 
 

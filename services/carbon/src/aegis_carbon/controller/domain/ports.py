@@ -58,8 +58,8 @@ class Jobs(Protocol):
         """
         ...
 
-    async def exists(self, namespace: str, name: str, uid: str) -> bool:
-        """Return whether a Job is still there; another one of its name is not.
+    async def read(self, namespace: str, name: str, uid: str) -> Job | None:
+        """Return a Job as it is now; None if it is gone, or is another one of its name.
 
         Raises:
             ApiUnavailable: It is not known.

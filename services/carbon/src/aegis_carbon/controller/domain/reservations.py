@@ -20,6 +20,13 @@ class CarbonUnavailable(AegisError):
     reason = "CARBON_UNAVAILABLE"
 
 
+class Later(AegisError):
+    """The carbon service makes no reservation now, but may when others have ended."""
+
+    kind = ErrorKind.RESOURCE_EXHAUSTED
+    reason = "RESERVATION_LATER"
+
+
 class Refused(AegisError):
     """The carbon service gives this wish no reservation, now or later; `cause` is its own reason."""
 
@@ -70,6 +77,7 @@ class Reservation:
     Attributes:
         uid, namespace, job, wish: Of the Job that it was made for.
         starts: When its plan begins, or goes on; None without a plan.
+        end_assumed: Whether its end was not reported, but assumed.
     """
 
     name: str
@@ -84,6 +92,7 @@ class Reservation:
     latest_start: datetime | None = None
     starts: datetime | None = None
     message: str = ""
+    end_assumed: bool = False
 
     @property
     def open(self) -> bool:
@@ -139,6 +148,7 @@ class Reservations(Protocol):
 
         Raises:
             Refused: There will be none for this wish.
+            Later: There is none now.
         """
         ...
 
