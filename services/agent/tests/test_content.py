@@ -205,6 +205,13 @@ async def test_too_much_out_of_artifacts_is_refused(manager: AgentManager) -> No
     assert (caught.value.metadata["path"], caught.value.metadata["rule"]) == ("extra", "maxBytes")
 
 
+async def test_content_where_an_artifact_is_wanted_is_refused_with_the_way_to_one(
+    manager: AgentManager,
+) -> None:
+    with pytest.raises(InvalidToolInput, match=f"{len(SOUND)} bytes where an artifact .*aegis artifacts put"):
+        await manager.dispatch("length", {"song": SOUND})
+
+
 async def test_an_artifact_of_another_tenant_is_unknown(manager: AgentManager) -> None:
     name = await save(manager, PNG)
     with pytest.raises(UnknownArtifact):

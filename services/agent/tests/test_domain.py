@@ -101,6 +101,19 @@ async def test_the_time_of_a_call_is_the_shortest_of_all() -> None:
     assert [await told(short, None), await told(short, long), await told(None, short)] == ["0.01"] * 3
 
 
+async def test_a_call_that_had_the_longest_time_of_its_tool_is_told_so() -> None:
+    tool, _ = gated(default_timeout=timedelta(milliseconds=5), max_timeout=timedelta(milliseconds=10))
+    registry = Registry()
+    registry.add(tool)
+
+    async def told(own: timedelta | None) -> tuple[bool, str]:
+        with pytest.raises(ToolTimeout) as caught:
+            await Dispatcher(registry).dispatch(Action("tool", {}, own), caller=A)
+        return "the longest time of its calls" in caught.value.message, caught.value.metadata["max_timeout_s"]
+
+    assert [await told(None), await told(timedelta(seconds=9))] == [(False, "0.01"), (True, "0.01")]
+
+
 async def test_calls_in_children_share_the_slots_of_all_tools_by_priority() -> None:
     registry = Registry()
     gates = {}

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from aegis_agent.adapters.remote.dialer import Dialer
+from aegis_agent.adapters.remote.run import loaded, serve_tools
+from aegis_agent.adapters.remote.worker import WorkerOptions
+from aegis_common.errors import ConfigurationError
+
 GUARDED = """
 import asyncio
 from aegis_agent import AgentManager
@@ -34,6 +39,21 @@ def test_a_function_of_a_script_runs_in_a_child(tmp_path: Path) -> None:
     script.write_text(GUARDED + 'if __name__ == "__main__":\n    asyncio.run(main())\n')
 
     assert _run(str(script)).stdout == "21\n"
+
+
+def test_a_worker_that_cannot_begin_says_why_once(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("x = 1\ny = x / 0\n")
+    (tmp_path / "whole.py").write_text(
+        "from aegis_agent import tool\n@tool\ndef f(a: int) -> int:\n    return a\n"
+    )
+    dialer = Dialer(
+        address="localhost:1", cert=tmp_path / "no.crt", key=tmp_path / "no.key", ca=tmp_path / "no.ca"
+    )
+
+    with pytest.raises(ConfigurationError, match=r"broken.py, line 2: ZeroDivisionError: division by zero"):
+        list(loaded(str(tmp_path / "broken.py")))
+    with pytest.raises(ConfigurationError, match=r"no.ca cannot be read: No such file"):
+        serve_tools(str(tmp_path / "whole.py"), dialer, WorkerOptions(name="w", slots=1), tell=pytest.fail)
 
 
 def test_a_manager_that_is_never_closed_ends_with_its_loop_in_silence() -> None:

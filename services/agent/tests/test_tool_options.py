@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from aegis_agent import AgentManager, tool
-from aegis_agent.adapters.functions import ToolOptions
+from aegis_agent import AgentManager, WorkerLimits, tool
+from aegis_agent.adapters.functions import ToolOptions, is_marked
 from aegis_agent.adapters.option_forms import check_names
 from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.testing import tools
@@ -25,6 +25,15 @@ WRONG = [
     ({"grace": 5}, r"grace is 5 and no time; write timedelta\(seconds=...\)"),
     ({"limits": {"network": True}}, "no WorkerLimits"),
 ]
+WRONG_LIMITS: list[tuple[dict[str, Any], str]] = [
+    ({"memory_bytes": 1000}, "memory_bytes is 1000; write a whole number from 1048576 up, or None"),
+    ({"memory_bytes": "1G"}, "memory_bytes is '1G'; write a whole number"),
+    ({"cpu_s": 0}, "cpu_s is 0; write a number from 0.001 up, or None"),
+    ({"open_files": 5}, "open_files is 5; write a whole number from 16 up, or None"),
+    ({"output_bytes": None}, "output_bytes is None; write a whole number from 1 up"),
+    ({"recycle_calls": True}, "recycle_calls is True"),
+    ({"may_fork": "no"}, "may_fork is 'no'; write True or False"),
+]
 
 
 @pytest.mark.parametrize(("options", "fault"), WRONG)
@@ -40,6 +49,22 @@ async def test_so_does_a_registration(options: dict[str, Any], fault: str) -> No
             manager.register_tool("t", tools.add, **options)
         with pytest.raises(InvalidTool, match=fault):
             await manager.upgrade_tool("t", tools.add, **options)
+
+
+@pytest.mark.parametrize(("limits", "fault"), WRONG_LIMITS)
+def test_limits_that_no_child_could_live_with_are_refused(limits: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InvalidTool, match=fault):
+        WorkerLimits(**limits)
+
+
+def test_a_decorator_needs_no_brackets() -> None:
+    def plain(text: str) -> str:
+        return text
+
+    assert tool(plain) is plain
+    assert is_marked(plain)
+    with pytest.raises(InvalidTool, match="marks a function, not 'shout'"):
+        tool("shout")  # type: ignore[call-overload]  # as people write it
 
 
 def test_every_option_is_known_and_its_default_is_right() -> None:

@@ -43,6 +43,9 @@ _BY_REASON: Final = {
     "UNKNOWN_NODE": "aegis fl nodes",
     "TOOL_TIMEOUT": "allow more time: --timeout DURATION",
 }
+_LONGEST_CALL_S: Final = 600
+"""Longest time of a call that is no job."""
+_AS_JOB: Final = "run it as a job, which may take longer: aegis jobs create TOOL ..."
 _BY_CODE: Final = {
     "UNAUTHENTICATED": "check the profile's certificate, or get a new token: aegis token",
     "PERMISSION_DENIED": "call with another profile: aegis --profile NAME ...",
@@ -87,7 +90,7 @@ def _facts(error: Exception, state: CliState) -> dict[str, Any]:
             "retry_after_s": error.retry_after.total_seconds() if error.retry_after else None,
             "server": f"{state.profile.address}{state.profile.place}" if state.profile else "",
             "trace_id": error.trace_id,
-            "try": _BY_REASON.get(error.reason) or _by_code(error.code, state),
+            "try": _advice(error, state),
         }
     elif isinstance(error, AegisError):
         facts |= {
@@ -97,6 +100,15 @@ def _facts(error: Exception, state: CliState) -> dict[str, Any]:
             "try": _by_code(error.kind.name, state),
         }
     return facts
+
+
+def _advice(error: AegisApiError, state: CliState) -> str:
+    told = error.metadata
+    if error.reason == "TOOL_TIMEOUT" and "max_timeout_s" in told:
+        longest = float(told["max_timeout_s"])
+        if float(told["timeout_s"]) >= min(longest, _LONGEST_CALL_S):
+            return _AS_JOB if longest > _LONGEST_CALL_S else ""
+    return _BY_REASON.get(error.reason) or _by_code(error.code, state)
 
 
 def _by_code(code: str, state: CliState) -> str:

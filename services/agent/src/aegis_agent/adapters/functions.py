@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.children.pool import WorkerPool
@@ -17,6 +17,7 @@ from aegis_agent.adapters.schemas import FunctionSchema
 from aegis_agent.adapters.signatures import is_async
 from aegis_agent.adapters.validation import SchemaChecks
 from aegis_agent.domain.call import Priority
+from aegis_agent.domain.errors import InvalidTool
 from aegis_agent.domain.tool import MAX_TIMEOUT, Runner, RunsIn, Tool, ToolSpec
 
 _MARK: Final = "__aegis_tool__"
@@ -93,8 +94,14 @@ class ToolOptions:
         return replace(self, **changes)
 
 
-def tool(**options: Any) -> Callable[[F], F]:
+@overload
+def tool(function: F, /) -> F: ...
+@overload
+def tool(**options: Any) -> Callable[[F], F]: ...
+def tool(function: Any = None, /, **options: Any) -> Any:
     """Mark a function with its `ToolOptions`, which count wherever it is registered.
+
+    Both `@tool` and `@tool(version="2.0.0", ...)` do it.
 
     Raises:
         InvalidTool: One of *options* is none of `ToolOptions`, or has a value of another type.
@@ -102,10 +109,13 @@ def tool(**options: Any) -> Callable[[F], F]:
     marked = ToolOptions().changed(options)
 
     def mark(function: F) -> F:
+        if not callable(function):
+            what = f"@tool marks a function, not {function!r:.80}; its options have names: @tool(version=...)"
+            raise InvalidTool(what, value=f"{function!r:.80}")
         setattr(function, _MARK, marked)
         return function
 
-    return mark
+    return mark if function is None else mark(function)
 
 
 def options_of(function: Callable[..., Any]) -> ToolOptions:

@@ -36,8 +36,10 @@ def named_tools(names: Iterable[str]) -> Iterator[tuple[str, Callable[..., Any]]
         module, _, attribute = target.partition(":")
         try:
             function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # whatever the module raises
             raise ConfigurationError(
-                f"tool {item!r}: {error}; write module:function or name=module:function", tool=item
+                f"tool {item!r} cannot be imported: {type(error).__name__}: {error}; write module:function "
+                "or name=module:function",
+                tool=item,
             ) from error
         yield alias or attribute, function

@@ -14,10 +14,12 @@ from jsonschema.validators import extend
 from aegis_agent.adapters.foreign_schemas import UNSUPPORTED
 from aegis_agent.adapters.schema_patterns import BadPattern, Matcher, foreign_matcher, own_matcher
 from aegis_agent.domain.content import fault_of
+from aegis_agent.domain.schema import ARTIFACT_FORMAT
 
 MAX_PATTERN_TEXT: Final = 16 << 10
 """Longest text, in characters, that a pattern from elsewhere is matched with."""
 _MAX_SHOWN: Final = 80
+_PUT: Final = "store it first (aegis artifacts put) and give its name, artifacts/{sha256}"
 _CHARS_A_STEP: Final = 128
 
 Errors = Iterator[ValidationError]
@@ -67,7 +69,9 @@ def shown(value: Any) -> str:
 def _type(validator: Any, types: Any, instance: Any, schema: Mapping[str, Any]) -> Errors:
     wanted = [types] if isinstance(types, str) else types
     if isinstance(instance, bytes):
-        if "string" not in wanted or schema.get("contentEncoding") != "base64":
+        if schema.get("format") == ARTIFACT_FORMAT:
+            yield ValidationError(f"{shown(instance)} where an artifact is expected; {_PUT}")
+        elif "string" not in wanted or schema.get("contentEncoding") != "base64":
             yield ValidationError(f"raw bytes where {' or '.join(wanted)} is expected")
     elif not any(validator.is_type(instance, kind) for kind in wanted):
         yield ValidationError(f"{shown(instance)} is not of type {' or '.join(wanted)}")

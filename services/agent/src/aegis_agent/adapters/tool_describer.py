@@ -43,12 +43,19 @@ def _imported(module: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except Exception as error:  # whatever the file raises
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename.endswith(f"{module}.py")]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{name}, line {line}" if line else name
-        what = error.msg if isinstance(error, SyntaxError) else error
-        raise InvalidTool(f"{where}: {type(error).__name__}: {what}", file=name) from error
+        raise InvalidTool(import_fault(error, module, name), file=name) from error
+
+
+def import_fault(error: Exception, module: str, name: str) -> str:
+    """Say what the import of *module* raised, and in which line of it; *name* is what people call it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = f"/{module.replace('.', '/')}.py"
+    lines = [frame.lineno for frame in frames if frame.filename.endswith(own)]
+    what: object = error
+    if isinstance(error, SyntaxError) and (error.filename or "").endswith(own):
+        lines, what = [error.lineno], error.msg
+    where = f"{name}, line {lines[-1]}" if lines else name
+    return f"{where}: {type(error).__name__}: {what}"
 
 
 def marked(module: ModuleType) -> Iterator[Callable[..., Any]]:

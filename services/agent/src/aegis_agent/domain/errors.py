@@ -95,15 +95,22 @@ class ToolTimeout(AegisError):
     reason = "TOOL_TIMEOUT"
 
     @classmethod
-    def of(cls, tool: str, limit: timedelta, *, running: bool) -> ToolTimeout:
+    def of(
+        cls, tool: str, limit: timedelta, *, running: bool, longest: timedelta | None = None
+    ) -> ToolTimeout:
+        """Build the error of a call that had *limit*; *longest* is what the tool lets any call have."""
         seconds = f"{limit.total_seconds():g}"
         what = "did not finish and was stopped" if running else "got no free slot and was not started"
-        return cls(
-            f"tool {tool!r} {what} within {seconds} s",
+        at_most = longest is not None and limit >= longest
+        error = cls(
+            f"tool {tool!r} {what} within {seconds} s{', the longest time of its calls' if at_most else ''}",
             tool=tool,
             timeout_s=seconds,
             phase="run" if running else "queue",
         )
+        if longest is not None:
+            error.metadata["max_timeout_s"] = f"{longest.total_seconds():g}"
+        return error
 
     @classmethod
     def too_short(cls, tool: str, *, left_s: float, needed_s: float) -> ToolTimeout:

@@ -116,7 +116,8 @@ class Execution:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            timeout = ToolTimeout.of(tool.spec.name, self.limit, running=begun is not None)
+            spec, running = tool.spec, begun is not None
+            timeout = ToolTimeout.of(spec.name, self.limit, running=running, longest=spec.max_timeout)
             self._failed(begun, timeout.reason)
             raise timeout from error
         except AegisError as error:

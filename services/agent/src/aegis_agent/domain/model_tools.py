@@ -66,7 +66,9 @@ class ModelTools:
         self._registry.check_free(name)
         found = self._registry.owned(name, owner=tenant)
         if found is not None and not found.tool.model_version:
-            raise ToolNameTaken(f"{name!r} is a tool that is no model; choose another name", tool=name)
+            raise ToolNameTaken(
+                f"{name!r} is the name of a tool that is no model; choose another one", tool=name
+            )
 
     def served(self, tenant: str, name: str) -> str:
         """Return the id of the version that answers, or an empty text."""

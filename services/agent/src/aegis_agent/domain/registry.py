@@ -163,7 +163,9 @@ class Registry:
             ToolNameTaken: Everyone's tools have it.
         """
         if name in self._tools[EVERYONE]:
-            raise ToolNameTaken(f"{name!r} is a tool that is no model; choose another name", tool=name)
+            raise ToolNameTaken(
+                f"{name!r} is a tool of the agent itself, for everyone; choose another name", tool=name
+            )
 
     def swap(self, tool: Tool, *, tenant: str) -> Registration | None:
         """Put *tool* in the place of the tenant's tool of that name, in one step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -165,6 +166,14 @@ def leave_thread() -> int:
 def leak_descriptors(count: int) -> int:
     _kept.append([os.dup(0) for _ in range(count)])
     return os.getpid()
+
+
+def open_at_once(count: int) -> int:
+    """Opens files that are closed again on the way out, also on that of an error."""
+    with contextlib.ExitStack() as files:
+        for _ in range(count):
+            files.enter_context(Path("/dev/null").open("rb"))
+    return count
 
 
 def close_standard() -> int:

@@ -34,7 +34,8 @@ def fault_of(error: BaseException, limits: WorkerLimits, meter: Meter, *, confin
         if limits.memory_bytes is not None and any(_is_no_memory(link, meter) for link in chain):
             kind, about = "memory", {"measured": meter.added_bytes()}
         elif limits.open_files is not None and _has(chain, errno.EMFILE):
-            kind, about = "files", {"measured": meter.open_files()}
+            # all that it may have were open then; the error may have closed some on its way here
+            kind, about = "files", {"measured": limits.open_files}
         elif limits.file_bytes is not None and _has(chain, errno.EFBIG):
             kind, about = "file_size", {"measured": limits.file_bytes}
     hint = _HINT if confined and kind == "error" and _has(chain, errno.EPERM) else ""

@@ -95,13 +95,6 @@ class Meter:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         return limit >= 0 and self._pages()[0] + _STACK > limit
 
-    def open_files(self) -> int:
-        """Return how many descriptors are open."""
-        try:
-            return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208  # names are enough
-        except OSError:  # none is left to look with
-            return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
     def kill_descendants(self) -> list[str]:
         """Kill the processes that the last call left running; return their names.
 

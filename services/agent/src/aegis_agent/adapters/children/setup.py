@@ -17,6 +17,17 @@ MAIN_ALIAS: Final = "__aegis_main__"
 HUNG_UP: Final = 71
 """Exit status of a child that can speak to the agent no more."""
 
+_MAY_BE_NONE: Final = ("memory_bytes", "cpu_s", "open_files", "file_bytes")
+_LEAST: Final[dict[str, tuple[Any, float]]] = {
+    "memory_bytes": (int, 1 << 20),
+    "cpu_s": (int | float, 0.001),
+    "open_files": (int, 16),
+    "file_bytes": (int, 0),
+    "output_bytes": (int, 1),
+    "grace_s": (int | float, 0),
+    "recycle_calls": (int, 1),
+    "recycle_growth_bytes": (int, 1),
+}
 _process: Final = {"is_child": False}
 
 
@@ -43,18 +54,18 @@ class WorkerLimits:
     """What one child may use. Where a limit is None, there is none.
 
     Attributes:
-        memory_bytes: Address space that it may add to what it has after the fork.
-        cpu_s: CPU seconds per call, of all threads of the child together; above 0.
-        open_files: Open files.
-        file_bytes: Size of a file that it writes.
-        output_bytes: Size of one result, or of one item of a streaming tool.
+        memory_bytes: Address space that it may add to what it has after the fork; 1 MiB and up.
+        cpu_s: CPU seconds per call, of all threads of the child together; 0.001 and up.
+        open_files: Open files; 16 and up, for the child needs some itself.
+        file_bytes: Size of a file that it writes; 0 and up.
+        output_bytes: Size of one result, or of one item of a streaming tool; 1 and up.
         may_fork: It may start other processes, run other programs and signal processes. What a call leaves
             running is killed, and is that call's error; what the warm-up started may stay.
         network: It may reach the network.
         grace_s: Seconds from the cancelling of a call, which the tool's context shows, to the kill; at a
             deadline they count from its end backwards. 0 means that a call is just killed.
-        recycle_calls: Calls after which it is replaced.
-        recycle_growth_bytes: Growth of its resident memory after which it is replaced.
+        recycle_calls: Calls after which it is replaced; 1 and up.
+        recycle_growth_bytes: Growth of its resident memory after which it is replaced; 1 and up.
     """
 
     memory_bytes: int | None = 2 << 30
@@ -67,6 +78,24 @@ class WorkerLimits:
     grace_s: float = 0
     recycle_calls: int = 1000
     recycle_growth_bytes: int = 512 << 20
+
+    def __post_init__(self) -> None:
+        """Refuse what no child could live with.
+
+        Raises:
+            InvalidTool: A limit is of another type, or too low.
+        """
+        for name, (kinds, least) in _LEAST.items():
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_NONE:
+                continue
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+                number = "whole number" if kinds is int else "number"
+                what = f"a {number} from {least} up{', or None' if name in _MAY_BE_NONE else ''}"
+                raise _wrong_limit(name, value, what)
+        for name in ("may_fork", "network"):
+            if not isinstance(getattr(self, name), bool):
+                raise _wrong_limit(name, getattr(self, name), "True or False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +151,11 @@ def importable(function: Callable[..., Any]) -> tuple[str, str]:
     if not script.is_file():
         raise _not_importable(function, "it was typed into an interpreter")
     return f"{MAIN_ALIAS}:{qualname}", str(script.resolve())
+
+
+def _wrong_limit(name: str, value: object, wanted: str) -> InvalidTool:
+    what = f"the limit {name} is {value!r:.80}; write {wanted}"
+    return InvalidTool(what, limit=name, value=f"{value!r:.80}")
 
 
 def _not_importable(function: Callable[..., Any], why: str) -> InvalidTool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aegis_agent.adapters.remote.dialer import Dialer
 from aegis_agent.adapters.remote.worker import RemoteWorker, WorkerOptions
-from aegis_agent.adapters.tool_describer import marked
+from aegis_agent.adapters.tool_describer import import_fault, marked
 from aegis_agent.manager import AgentManager
 from aegis_common.errors import ConfigurationError
 
@@ -61,9 +61,8 @@ def _module(source: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # whatever the file raises
-        raise ConfigurationError(
-            f"{source} cannot be imported: {type(error).__name__}: {error}", source=source
-        ) from error
+        what = f"it cannot be imported: {import_fault(error, name, source)}"
+        raise ConfigurationError(what, source=source) from error
 
 
 async def _serve(

@@ -15,7 +15,7 @@ from aegis_agent.adapters.remote import specs
 from aegis_agent.adapters.remote.dialer import Dialer
 from aegis_agent.adapters.remote.link import Link, LinkBroken
 from aegis_agent.domain.registry import Registry
-from aegis_common.errors import AegisError, ErrorKind
+from aegis_common.errors import AegisError, ConfigurationError, ErrorKind
 from aegis_common.rpc.errors import details_of, remote_error
 
 _FIRST_PAUSE_S: Final = 0.2
@@ -78,7 +78,8 @@ class RemoteWorker:
         """Serve until `stop`; a lost agent is dialled again.
 
         Raises:
-            AegisError: The agent refuses this worker at the first time, or takes none of its tools.
+            AegisError: At the first time: the agent refuses this worker or takes none of its tools, or a file
+                of the certificate cannot be read.
         """
         stopped = asyncio.create_task(self._stop.wait())
         try:
@@ -111,6 +112,10 @@ class RemoteWorker:
             raise
         except grpc.aio.AioRpcError as error:
             self._refused(error)
+        except ConfigurationError as error:
+            if not self._welcomed:
+                raise
+            self._tell(f"{error.message}; trying again")
         except (AegisError, TimeoutError) as error:
             self._tell(f"the agent does not answer: {str(error) or 'no welcome came'}")
         else:
