@@ -25,6 +25,8 @@ from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
 from aegis.agent.v1 import tool_file_service_pb2_grpc as tool_file_grpc
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
+from aegis.fl.v1 import app_service_pb2 as app
+from aegis.fl.v1 import app_service_pb2_grpc as app_grpc
 from aegis.fl.v1 import node_service_pb2 as node
 from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
 from aegis.fl.v1 import training_service_pb2 as fl
@@ -249,6 +251,22 @@ class Nodes(node_grpc.NodeServiceServicer):
         return node.RemoveNodeResponse()
 
 
+class Apps(app_grpc.AppServiceServicer):
+    def __init__(self) -> None:
+        self.app = app.App(name="apps/own", sha256="a" * 64, state=app.App.STATE_NOT_APPROVED)
+
+    async def ListApps(self, request: Any, context: Any) -> app.ListAppsResponse:
+        return app.ListAppsResponse(apps=[self.app])
+
+    async def ApproveApp(self, request: Any, context: Any) -> app.ApproveAppResponse:
+        self.app.state, self.app.sha256 = app.App.STATE_APPROVED, request.sha256
+        return app.ApproveAppResponse(app=self.app)
+
+    async def RevokeApp(self, request: Any, context: Any) -> app.RevokeAppResponse:
+        self.app.state = app.App.STATE_REVOKED
+        return app.RevokeAppResponse(app=self.app, cancelled_runs=["trainingRuns/r1"])
+
+
 class Training(fl_grpc.TrainingServiceServicer):
     """One run; each stream plays the next script and then ends, with a fault where the script has one."""
 
@@ -311,6 +329,7 @@ class Deployment:
         self.models = model_desk.Models(self.publishers, self.uploads)
         self.tool_files = tool_desk.ToolFiles()
         self.nodes, self.training, self.faults = Nodes(), Training(), Faults()
+        self.apps = Apps()
         self.machines = self.people = 0
 
     def profile(self, account: str = "sdk", **changes: Any) -> Profile:
@@ -337,6 +356,7 @@ class Deployment:
         publisher_grpc.add_PublisherServiceServicer_to_server(self.publishers, server)
         artifact_grpc.add_ArtifactServiceServicer_to_server(self.uploads, server)
         tool_file_grpc.add_ToolFileServiceServicer_to_server(self.tool_files, server)
+        app_grpc.add_AppServiceServicer_to_server(self.apps, server)
         node_grpc.add_NodeServiceServicer_to_server(self.nodes, server)
         fl_grpc.add_TrainingServiceServicer_to_server(self.training, server)
 

@@ -136,6 +136,7 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
 
     assert aegis("fl", "run", "digits", "--rounds", "0") == 2
     asked = "--rounds 3 --config lr=0.1 --strategy Krum --parameter num_malicious_nodes=1 --round-timeout 5m"
+    asked += " --epsilon-budget 8 --local-noise 2 0.5"
     assert aegis("fl", "run", "digits", *asked.split()) == 0
 
     expected = "round 1/3  accuracy 0.9, loss 0.2  gate clean (120 of 150 gCO2e/kWh, replay)  3 nodes  -"
@@ -145,6 +146,8 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
     assert sent.app_config["lr"] == 0.1
     assert (sent.aggregation.strategy, sent.aggregation.round_timeout.seconds) == ("Krum", 300)
     assert sent.aggregation.parameters["num_malicious_nodes"] == 1
+    noise = sent.privacy.local_noise
+    assert (sent.privacy.epsilon_budget, noise.clipping_norm, noise.noise_multiplier) == (8, 2, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,12 @@ def test_runs_nodes_and_models_are_managed(aegis: Aegis, tmp_path: Path, deploym
     assert aegis("fl", "nodes") == 0
     assert "site-1" in aegis.out
     assert aegis("fl", "nodes", "remove", "site-1") == 0
+    assert aegis("fl", "app", "list") == 0
+    assert "own  NOT_APPROVED" in aegis.out
+    assert aegis("fl", "app", "approve", "own", "b" * 64) == 0
+    assert aegis.out == f"own may run with digest {'b' * 64}\n"
+    assert aegis("fl", "app", "revoke", "own") == 0
+    assert aegis.out == "own is revoked; runs cancelled: r1\n"
     assert aegis("models", "list") == 0
     assert aegis("models", "describe", "digits") == 0
     assert "production -> v2" in aegis.out

@@ -25,7 +25,7 @@ from aegis_client import (
 if TYPE_CHECKING:
     from libs.aegis_client.tests.conftest import Deployment
 
-GROUPS = ("tools", "carbon", "training", "models", "publisher_keys", "nodes", "artifacts")
+GROUPS = ("tools", "carbon", "training", "models", "publisher_keys", "nodes", "training_apps", "artifacts")
 
 
 def surface(client: object) -> dict[str, str]:

@@ -53,12 +53,15 @@ if TYPE_CHECKING:
     from aegis_client.tool_files import ToolFile
     from aegis_client.tools import Action, Tool, ToolResult
     from aegis_client.trace import last_trace_id, tracing
+    from aegis_client.training_apps import Revocation, TrainingApp
     from aegis_client.training_forms import (
         Aggregation,
         CarbonPolicy,
         Gate,
+        LocalNoise,
         NodeFailure,
         Pause,
+        Privacy,
         Round,
         RunEvent,
         TrainingRun,
@@ -91,6 +94,7 @@ __all__ = [
     "JobEvent",
     "JobExplanation",
     "JobProgress",
+    "LocalNoise",
     "Model",
     "ModelCheck",
     "ModelVerification",
@@ -105,6 +109,7 @@ __all__ = [
     "Plan",
     "PlanSpan",
     "PlannedJob",
+    "Privacy",
     "Profile",
     "ProfileError",
     "Publisher",
@@ -114,6 +119,7 @@ __all__ = [
     "ResolvedZone",
     "ResourceExhausted",
     "RetryPolicy",
+    "Revocation",
     "Rollback",
     "Round",
     "RunEvent",
@@ -126,6 +132,7 @@ __all__ = [
     "ToolProgress",
     "ToolResult",
     "ToolStarted",
+    "TrainingApp",
     "TrainingRun",
     "Unauthenticated",
     "Unavailable",
@@ -165,7 +172,10 @@ _HOMES: Final = {
     "tool_files": "ToolFile",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
-    "training_forms": "Aggregation CarbonPolicy Gate NodeFailure Pause Round RunEvent TrainingRun",
+    "training_apps": "Revocation TrainingApp",
+    "training_forms": (
+        "Aggregation CarbonPolicy Gate LocalNoise NodeFailure Pause Privacy Round RunEvent TrainingRun"
+    ),
 }
 _HOME: Final = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -19,6 +19,7 @@ from aegis_client.profiles import Profile, load_profile
 from aegis_client.publisher_keys import AsyncPublisherKeys, PublisherKeys
 from aegis_client.tools import AsyncTools, Tools
 from aegis_client.training import AsyncTraining, Training
+from aegis_client.training_apps import AsyncTrainingApps, TrainingApps
 
 _DEFAULT_POLICY: Final = RetryPolicy()
 
@@ -89,6 +90,7 @@ class Client(_Configured):
     publisher_keys: PublisherKeys
     artifacts: Artifacts
     nodes: Nodes
+    training_apps: TrainingApps
 
     def _connect(self, retry: RetryPolicy) -> None:
         self._transport = SyncTransport(self.profile, retry)
@@ -100,6 +102,7 @@ class Client(_Configured):
         self.publisher_keys = PublisherKeys(self._transport)
         self.artifacts = Artifacts(self._transport)
         self.nodes = Nodes(self._transport)
+        self.training_apps = TrainingApps(self._transport)
 
     def close(self) -> None:
         """Close the connection; calls under way are cancelled."""
@@ -128,6 +131,7 @@ class AsyncClient(_Configured):
     publisher_keys: AsyncPublisherKeys
     artifacts: AsyncArtifacts
     nodes: AsyncNodes
+    training_apps: AsyncTrainingApps
 
     def _connect(self, retry: RetryPolicy) -> None:
         self._transport = AsyncTransport(self.profile, retry)
@@ -139,6 +143,7 @@ class AsyncClient(_Configured):
         self.publisher_keys = AsyncPublisherKeys(self._transport)
         self.artifacts = AsyncArtifacts(self._transport)
         self.nodes = AsyncNodes(self._transport)
+        self.training_apps = AsyncTrainingApps(self._transport)
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""

@@ -12,7 +12,7 @@ from aegis_client.core.operation import Listing, Operation, Page, Watch, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
 from aegis_client.core.values import duration, enum_value, optional_resource, resource, struct
 from aegis_client.errors import AegisClientError
-from aegis_client.training_forms import RunEvent, TrainingRun, read_answer, read_runs, read_step
+from aegis_client.training_forms import LocalNoise, RunEvent, TrainingRun, read_answer, read_runs, read_step
 
 CREATE: Final = method(pb, "TrainingService", "CreateTrainingRun", pb.CreateTrainingRunResponse)
 GET: Final = method(pb, "TrainingService", "GetTrainingRun", pb.GetTrainingRunResponse)
@@ -37,6 +37,9 @@ def _create(
     max_update_ratio: float | None = None,
     max_weight_ratio: float | None = None,
     seed: int | None = None,
+    epsilon_budget: float | None = None,
+    delta: float | None = None,
+    local_noise: LocalNoise | None = None,
     engine: str = "",
     virtual_nodes: int = 0,
     zone: str = "",
@@ -63,6 +66,9 @@ def _create(
             drops none, None means 10.
         max_weight_ratio: A node weighs at most so many times the median; None means 10.
         seed: Makes what the run draws repeat; None means that runs differ.
+        epsilon_budget: Most epsilon that the run may spend, above 0 to 1000; None means any.
+        delta: The delta of every epsilon of the run, above 0 to 0.1; None means 0.00001.
+        local_noise: Noise that each node adds to its own update; None means none.
         engine: `deployment` (nodes at the sites) or `in_process` (virtual nodes beside the coordinator); if
             empty, at the sites.
         virtual_nodes: Nodes of a run in process, up to 10000; 0 means `min_nodes`.
@@ -103,9 +109,20 @@ def _create(
             max_weight_ratio=max_weight_ratio,
         ),
         seed=seed,
+        privacy=_privacy(epsilon_budget, delta, local_noise),
     )
     request = pb.CreateTrainingRunRequest(training_run=run, request_id=request_id or str(uuid.uuid4()))
     return Operation(CREATE, request, read_answer, timeout)
+
+
+def _privacy(budget: float | None, delta: float | None, local: LocalNoise | None) -> pb.Privacy | None:
+    if budget is None and delta is None and local is None:
+        return None
+    message = pb.Privacy(epsilon_budget=budget, delta=delta)
+    if local is not None:
+        message.local_noise.clipping_norm = local.clipping_norm
+        message.local_noise.noise_multiplier = local.noise_multiplier
+    return message
 
 
 def _engine(name: str) -> pb.TrainingRun.Engine.ValueType:

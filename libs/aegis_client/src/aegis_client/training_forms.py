@@ -57,6 +57,7 @@ class Round:
         capped_nodes: `nodes/{node}` of those whose weight was lowered.
         epsilon: Privacy that the run has spent up to here; None when no bound is known.
         delta: The delta of `epsilon`.
+        noisy_releases: Models, or updates of one node, that `epsilon` is the price of; None without it.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Round:
     capped_nodes: tuple[str, ...] = ()
     epsilon: float | None = None
     delta: float | None = None
+    noisy_releases: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,34 @@ class Aggregation:
     round_timeout: timedelta | None
     max_update_ratio: float
     max_weight_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalNoise:
+    """Noise that each node adds to its own update.
+
+    Attributes:
+        clipping_norm: L2 norm that the update is clipped to.
+        noise_multiplier: Standard deviation of the noise as a multiple of twice that norm.
+    """
+
+    clipping_norm: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """What a run may spend of its nodes' privacy.
+
+    Attributes:
+        epsilon_budget: Most epsilon; None for any.
+        delta: Of every epsilon of the run.
+        local_noise: Noise of the nodes, or None.
+    """
+
+    epsilon_budget: float | None
+    delta: float
+    local_noise: LocalNoise | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +197,7 @@ class TrainingRun:
     seed: int | None
     aggregation: Aggregation
     carbon_policy: CarbonPolicy
+    privacy: Privacy
     pause: Pause | None
 
     @property
@@ -242,6 +273,7 @@ def _read_run(run: pb.TrainingRun) -> TrainingRun:
         seed=known(run, "seed"),
         aggregation=_read_aggregation(run.aggregation),
         carbon_policy=_read_policy(run.carbon_policy),
+        privacy=_read_privacy(run.privacy),
         pause=_read_pause(run.pause) if run.HasField("pause") else None,
     )
 
@@ -267,6 +299,16 @@ def _read_aggregation(message: pb.Aggregation) -> Aggregation:
     )
 
 
+def _read_privacy(message: pb.Privacy) -> Privacy:
+    noise = message.local_noise
+    local = LocalNoise(clipping_norm=noise.clipping_norm, noise_multiplier=noise.noise_multiplier)
+    return Privacy(
+        epsilon_budget=known(message, "epsilon_budget"),
+        delta=message.delta,
+        local_noise=local if message.HasField("local_noise") else None,
+    )
+
+
 def _read_policy(message: pb.CarbonPolicy) -> CarbonPolicy:
     return CarbonPolicy(
         zone=message.zone,
@@ -289,6 +331,7 @@ def _read_round(report: pb.Round) -> Round:
         capped_nodes=tuple(report.capped_nodes),
         epsilon=known(report, "epsilon"),
         delta=known(report, "delta"),
+        noisy_releases=known(report, "noisy_releases"),
     )
 
 

@@ -66,6 +66,9 @@ FORMS: Final = {
         "artifacts/SHA256, the 64 lower-case hexadecimal digits that its upload gave",
         f"artifacts/{'9f86d081' * 8}",
     ),
+    r"^apps/[a-z][a-z0-9_-]{0,62}$": Form(
+        "a training app's resource name", f"apps/APP, {_NAME}", "apps/digits"
+    ),
     r"^nodes/[a-z][a-z0-9-]{0,62}$": Form(
         "a node's resource name",
         "nodes/NODE, lower-case letters, digits and -, first a letter, at most 63",

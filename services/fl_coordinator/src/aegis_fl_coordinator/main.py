@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
+from aegis.fl.v1 import app_service_pb2_grpc as app_grpc
 from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
 from aegis.fl.v1 import round_service_pb2_grpc as round_grpc
 from aegis.fl.v1 import training_service_pb2_grpc as training_grpc
@@ -21,8 +22,10 @@ from aegis_common.store.connect import StoreOptions
 from aegis_common.store.models import ModelStore
 from aegis_common.store.objects import ObjectStore
 from aegis_common.tls import server_dns
+from aegis_fl_coordinator.adapters.app_servicer import AppServicer
 from aegis_fl_coordinator.adapters.apps import FolderCatalogue
 from aegis_fl_coordinator.adapters.carbon_gate import GrpcCarbonGate
+from aegis_fl_coordinator.adapters.decision_store import SqliteDecisions
 from aegis_fl_coordinator.adapters.flower_control import FlowerControl
 from aegis_fl_coordinator.adapters.in_process import InProcessEngine
 from aegis_fl_coordinator.adapters.node_servicer import NodeServicer
@@ -33,6 +36,7 @@ from aegis_fl_coordinator.adapters.run_store import SqliteRunStore
 from aegis_fl_coordinator.adapters.training_servicer import TrainingServicer
 from aegis_fl_coordinator.adapters.watch import Watcher
 from aegis_fl_coordinator.domain.admission import Admission
+from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.ports import Engine
 from aegis_fl_coordinator.domain.registry import NodeRegistry
@@ -72,7 +76,13 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
         stack.callback(engine.close)
         in_process = InProcessEngine(settings.runs_dir, enabled=settings.in_process)
         stack.callback(in_process.close)
-        apps = FolderCatalogue(settings.app_dirs, approved=settings.approved_apps)
+        decisions = SqliteDecisions(settings.data_dir / "apps.db")
+        stack.callback(decisions.close)
+        apps = Apps(
+            catalogue=FolderCatalogue(settings.app_dirs, approved=settings.approved_apps),
+            decisions=decisions,
+            clock=utc_now,
+        )
         changes = Changes()
         nodes = NodeRegistry(store=store, engine=engine, clock=utc_now)
         address = _Address(settings)
@@ -107,6 +117,7 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
                         training_grpc.add_TrainingServiceServicer_to_server,
                         TrainingServicer(training, supervisor, watcher),
                     ),
+                    (app_grpc.add_AppServiceServicer_to_server, AppServicer(apps, training)),
                     (node_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),
                     (round_grpc.add_RoundServiceServicer_to_server, RoundServicer(admission)),
                 ],

@@ -45,7 +45,7 @@ class Settings(ServiceSettings):
     app_dirs: tuple[Path, ...] = ()
     """Flower app folders besides the bundled ones; the name of a folder is the app's name."""
     approved_apps: tuple[str, ...] = ()
-    """SHA-256 digests, 64 hex digits, of app bundles that may run; the bundled apps' are among them."""
+    """SHA-256 digests, 64 hex digits, of app bundles that may run for every tenant, as the bundled may."""
     num_rounds: int = Field(
         default=10,
         ge=1,

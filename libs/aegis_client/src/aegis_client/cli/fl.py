@@ -1,4 +1,4 @@
-"""`aegis fl`: run, watch, list, get, rounds, pause, resume, cancel, nodes, simulate."""
+"""`aegis fl`: run, watch, list, get, rounds, pause, resume, cancel, nodes, app, simulate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aegis_client.cli import fl_run, nodes
+from aegis_client.cli import fl_run, nodes, training_apps
 from aegis_client.cli.arguments import RunArgument
 from aegis_client.cli.lazy import ExtendedGroup, Known
 from aegis_client.cli.output import clock, print_json, print_table, seconds, short
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(training_apps.app, name="app")
 app.command("run")(fl_run.run)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from aegis_client.cli.arguments import json_or_text, pairs
 from aegis_client.cli.run_follow import follow, print_run
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.cli.times import duration_s
+
+if TYPE_CHECKING:
+    from aegis_client.training_forms import LocalNoise
 
 
 class Engine(StrEnum):
@@ -37,6 +40,19 @@ def run(
     config: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A value of the app's own configuration; repeat it."),
+    ] = None,
+    epsilon_budget: Annotated[
+        float | None, typer.Option(help="Most epsilon that the run may spend. Default: any.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="The delta of each epsilon, above 0 to 0.1. Default: 1e-5.")
+    ] = None,
+    local_noise: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="NORM MULTIPLIER",
+            help="Each node clips its update to this norm and adds noise of so many times twice the norm.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Makes what the run draws repeat. Default: runs differ.")
@@ -102,6 +118,9 @@ def run(
             max_update_ratio=max_update_ratio,
             max_weight_ratio=max_weight_ratio,
             seed=seed,
+            epsilon_budget=epsilon_budget,
+            delta=delta,
+            local_noise=_local_noise(local_noise),
             engine=engine,
             virtual_nodes=virtual_nodes or 0,
             zone=zone,
@@ -116,6 +135,14 @@ def run(
         if output is Format.TEXT:
             typer.echo(f"{made.name}  trace {made.trace_id}")
         follow(client, made, output)
+
+
+def _local_noise(asked: tuple[float, float] | None) -> LocalNoise | None:
+    if asked is None:
+        return None
+    from aegis_client.training_forms import LocalNoise
+
+    return LocalNoise(clipping_norm=asked[0], noise_multiplier=asked[1])
 
 
 def _values(texts: list[str] | None, option: str) -> dict[str, object]:

@@ -8,7 +8,14 @@ import typer
 
 from aegis_client.cli.output import clock, print_fields, print_json, seconds, short
 from aegis_client.cli.progress import view
-from aegis_client.cli.run_text import aggregation_text, pause_text, policy_text, round_line, state_line
+from aegis_client.cli.run_text import (
+    aggregation_text,
+    pause_text,
+    policy_text,
+    privacy_text,
+    round_line,
+    state_line,
+)
 from aegis_client.cli.state import Format
 
 if TYPE_CHECKING:
@@ -55,6 +62,7 @@ def print_run(run: TrainingRun, output: Format) -> None:
             "rounds": f"{run.completed_rounds} of {run.rounds}",
             "nodes": f"{run.virtual_nodes} virtual" if run.virtual_nodes else f"at least {run.min_nodes}",
             "strategy": aggregation_text(run.aggregation),
+            "privacy": privacy_text(run.privacy),
             "carbon": policy_text(run.carbon_policy),
             "seed": "" if run.seed is None else run.seed,
             "created": f"{clock(run.create_time)} by {run.creator}",

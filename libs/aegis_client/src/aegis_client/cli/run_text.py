@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from aegis_client.cli.output import clock, seconds, short
 
 if TYPE_CHECKING:
-    from aegis_client.training_forms import Aggregation, CarbonPolicy, Gate, Pause, Round, TrainingRun
+    from aegis_client.training_forms import (
+        Aggregation,
+        CarbonPolicy,
+        Gate,
+        Pause,
+        Privacy,
+        Round,
+        TrainingRun,
+    )
 
 
 def state_line(run: TrainingRun) -> str:
@@ -61,6 +69,17 @@ def aggregation_text(found: Aggregation) -> str:
         parts.append(f"quorum {found.quorum}")
     if found.round_timeout is not None:
         parts.append(f"at most {seconds(found.round_timeout)} a round")
+    return ", ".join(parts)
+
+
+def privacy_text(found: Privacy) -> str:
+    """Return what was asked for, or an empty string when nothing was."""
+    parts = []
+    if found.epsilon_budget is not None:
+        parts.append(f"epsilon at most {found.epsilon_budget:g} (delta {found.delta:g})")
+    if found.local_noise is not None:
+        noise = found.local_noise
+        parts.append(f"nodes clip to {noise.clipping_norm:g} and add noise {noise.noise_multiplier:g}")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of installed training apps; an app is code, so it runs by approved digest only."""
+"""The catalogue of installed training apps: folders that the operator names, and those that ship."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from aegis_common.errors import ConfigurationError
 from aegis_fl_coordinator.adapters.flower_control import app_config, build_bundle
 from aegis_fl_coordinator.apps import BUNDLED
-from aegis_fl_coordinator.domain.errors import AppNotApproved, UnknownApp
+from aegis_fl_coordinator.domain.errors import BrokenApp, UnknownApp
 from aegis_fl_coordinator.domain.ports import AppBundle
 from aegis_fl_coordinator.domain.training import RESERVED_KEYS
 
@@ -20,7 +20,7 @@ class FolderCatalogue:
 
     Args:
         folders: App folders of the operator; the bundled ones are always there.
-        approved: SHA-256 digests, hex, of bundles that may run; the bundled apps' own are among them.
+        approved: SHA-256 digests, hex, of bundles that the operator approved for all tenants.
 
     Raises:
         ConfigurationError: A folder is no app, or its name is taken.
@@ -38,6 +38,9 @@ class FolderCatalogue:
         self._built: dict[str, AppBundle] = {}
         self._lock = threading.Lock()
 
+    def names(self) -> list[str]:
+        return sorted(self._folders)
+
     def get(self, name: str) -> AppBundle:
         folder = self._folders.get(name)
         if folder is None:
@@ -46,22 +49,17 @@ class FolderCatalogue:
         with self._lock:
             if name not in self._built:
                 self._built[name] = _build(name, folder)
-            app = self._built[name]
-        if name not in self._bundled and app.sha256 not in self._approved:
-            raise AppNotApproved(
-                f"app {name!r} with digest {app.sha256} is not approved; "
-                "an operator adds the digest to AEGIS_FL_COORDINATOR_APPROVED_APPS",
-                app=name,
-                sha256=app.sha256,
-            )
-        return app
+            return self._built[name]
+
+    def vetted(self, app: AppBundle) -> bool:
+        return app.name in self._bundled or app.sha256 in self._approved
 
 
 def _build(name: str, folder: Path) -> AppBundle:
     config = app_config(folder)
     missing = RESERVED_KEYS - config.keys()
     if missing:
-        raise AppNotApproved(
+        raise BrokenApp(
             f"app {name!r} does not declare {', '.join(sorted(missing))} in [tool.flwr.app.config]", app=name
         )
     bundle = build_bundle(folder)

@@ -20,6 +20,16 @@ class AppNotApproved(AegisError):
     reason = "APP_NOT_APPROVED"
 
 
+class AppChanged(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "APP_CHANGED"
+
+
+class BrokenApp(AegisError):
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "BROKEN_APP"
+
+
 class EngineNotEnabled(AegisError):
     kind = ErrorKind.FAILED_PRECONDITION
     reason = "ENGINE_NOT_ENABLED"

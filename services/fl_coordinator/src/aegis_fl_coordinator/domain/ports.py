@@ -61,7 +61,7 @@ class Engine(RunEngine, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AppBundle:
-    """An approved app, built.
+    """An installed app, built.
 
     Attributes:
         bundle: The bytes that Flower gets.
@@ -76,13 +76,23 @@ class AppBundle:
 
 
 class AppCatalogue(Protocol):
+    """The installed apps, whether they may run or not. Thread-safe."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names, in order."""
+        ...
+
     def get(self, name: str) -> AppBundle:
-        """Return an approved app.
+        """Return an app; built when it is first asked for, and the same from then on.
 
         Raises:
             UnknownApp: No app of that name is installed.
-            AppNotApproved: It is installed, but nobody approved its digest.
+            BrokenApp: It cannot run under a coordinator.
         """
+        ...
+
+    def vetted(self, app: AppBundle) -> bool:
+        """Return whether it ships with the coordinator, or its operator approved it for all tenants."""
         ...
 
 

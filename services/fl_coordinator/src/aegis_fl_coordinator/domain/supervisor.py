@@ -14,11 +14,11 @@ from typing import Final
 from aegis_common.clock import Clock
 from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
 from aegis_fl_coordinator.domain.admission import Change, waiting_for_nodes
+from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import AppNotApproved, RunEnded, RunFailed
 from aegis_fl_coordinator.domain.nodes import virtual_nodes
 from aegis_fl_coordinator.domain.ports import (
-    AppCatalogue,
     Engine,
     EngineState,
     EngineStatus,
@@ -52,7 +52,7 @@ class Supervisor:
         store: RunStore,
         engine: Engine,
         in_process: RunEngine,
-        apps: AppCatalogue,
+        apps: Apps,
         nodes: NodeRegistry,
         folders: RunFolders,
         publisher: ModelPublisher,
@@ -151,7 +151,7 @@ class Supervisor:
         return None if found == run.given_up else found
 
     async def _start(self, run: TrainingRun) -> int:
-        app = await asyncio.to_thread(self._apps.get, run.spec.app)
+        app = await self._apps.get(run.tenant, run.spec.app)
         if app.sha256 != run.app_sha256:
             raise AppNotApproved(f"app {app.name!r} changed after {run.name} was created", app=app.name)
         token = secrets.token_urlsafe(32)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from aegis_common.clock import Clock
+from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig, RunNotResumable
-from aegis_fl_coordinator.domain.ports import AppBundle, AppCatalogue, RunStore
+from aegis_fl_coordinator.domain.ports import AppBundle, RunStore
 from aegis_fl_coordinator.domain.privacy import check_privacy
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, State, TrainingRun
 from aegis_fl_coordinator.domain.strategies import checked
@@ -48,7 +48,7 @@ class Training:
         self,
         *,
         store: RunStore,
-        apps: AppCatalogue,
+        apps: Apps,
         changes: Changes,
         clock: Clock,
         defaults: Defaults,
@@ -78,7 +78,7 @@ class Training:
             EngineNotEnabled: Runs in process are not allowed here.
             RequestIdReused: The id came with another request before.
         """
-        app = await asyncio.to_thread(self._apps.get, spec.app)
+        app = await self._apps.get(creator.tenant, spec.app)
         spec = replace(
             with_nodes(spec, default=self._defaults.min_nodes),
             rounds=spec.rounds or self._defaults.rounds,
@@ -123,11 +123,19 @@ class Training:
             UnknownTrainingRun: The tenant has no such run.
         """
         self._store.get_run(tenant, run_id)
+        return self._cancel(run_id, "being stopped on request")
 
+    def cancel_all(self, tenant: str, *, app: str, app_sha256: str) -> Sequence[TrainingRun]:
+        """Ask for the tenant's runs of an app that may run no more to be stopped, and return them."""
+        return [
+            self._cancel(run.run_id, f"being stopped: the approval of app {app!r} was revoked")
+            for run in self._store.active_runs()
+            if (run.tenant, run.spec.app, run.app_sha256) == (tenant, app, app_sha256)
+        ]
+
+    def _cancel(self, run_id: str, message: str) -> TrainingRun:
         def change(run: TrainingRun) -> TrainingRun:
-            if run.stopping:
-                return run
-            return run.moved(State.CANCELLING, "being stopped on request", now=self._clock())
+            return run if run.stopping else run.moved(State.CANCELLING, message, now=self._clock())
 
         run = self._store.update_run(run_id, change)
         self._changes.notify(run_id)

@@ -14,6 +14,7 @@ from typing import Final
 import grpc.aio
 import psutil
 
+from aegis.fl.v1 import app_service_pb2_grpc as app_grpc
 from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
 from aegis.fl.v1 import round_service_pb2_grpc as round_grpc
 from aegis.fl.v1 import training_service_pb2_grpc as training_grpc
@@ -29,6 +30,7 @@ class Stubs:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.training = training_grpc.TrainingServiceStub(channel)
+        self.apps = app_grpc.AppServiceStub(channel)
         self.nodes = node_grpc.NodeServiceStub(channel)
         self.rounds = round_grpc.RoundServiceStub(channel)
 
