@@ -1,10 +1,10 @@
-"""A manager with children of its own, processes that can be watched, and small ONNX models."""
+"""A manager with children of its own, processes that can be watched, small ONNX models, a Redis for jobs."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from aegis_agent.adapters.children.fork_server import ForkServer
 from aegis_agent.adapters.children.pool import WorkerPool
 from aegis_agent.adapters.children.setup import WorkerLimits, WorkerSetup
 from aegis_agent.domain.registry import EVERYONE
+from aegis_common.testing.redis import RedisServer
 from aegis_common.testing.waiting import until
 
 HANG_GUARD_S = 60.0
@@ -131,3 +132,21 @@ async def make_pool(fork_server: ForkServer) -> AsyncIterator[Callable[..., Work
     yield make
     for pool in made:
         await pool.close()
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the jobs of all tests of a module."""
+    made = RedisServer(tmp_path_factory.mktemp("redis"), append_only=True)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, which it may kill."""
+    made = RedisServer(tmp_path / "redis", append_only=True)
+    made.start()
+    yield made
+    made.stop()

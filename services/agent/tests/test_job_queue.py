@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import redis.asyncio
@@ -32,19 +32,11 @@ from aegis_agent.domain.rooms import Rooms
 from aegis_common.testing.redis import RedisServer
 
 
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path_factory.mktemp("redis"), append_only=True)
-    made.start()
-    yield made
-    made.stop()
-
-
 @pytest.fixture
-async def store(shared_server: RedisServer) -> AsyncIterator[RedisJobStore]:
-    async with redis.asyncio.Redis.from_url(shared_server.url) as client:
+async def store(shared_redis: RedisServer) -> AsyncIterator[RedisJobStore]:
+    async with redis.asyncio.Redis.from_url(shared_redis.url) as client:
         await client.flushall()
-    async with store_on(shared_server.url, max_unfinished=100) as made:
+    async with store_on(shared_redis.url, max_unfinished=100) as made:
         yield made
 
 

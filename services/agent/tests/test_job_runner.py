@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -44,19 +44,11 @@ from aegis_common.testing.redis import RedisServer
 RED = Principal(spiffe_id="", subject="alice", tenant="red", roles=frozenset()).to_record()
 
 
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    made = RedisServer(tmp_path_factory.mktemp("redis"), append_only=True)
-    made.start()
-    yield made
-    made.stop()
-
-
 @pytest.fixture
-async def store(shared_server: RedisServer) -> AsyncIterator[RedisJobStore]:
-    async with redis.asyncio.Redis.from_url(shared_server.url) as client:
+async def store(shared_redis: RedisServer) -> AsyncIterator[RedisJobStore]:
+    async with redis.asyncio.Redis.from_url(shared_redis.url) as client:
         await client.flushall()
-    async with store_on(shared_server.url, max_unfinished=100) as made:
+    async with store_on(shared_redis.url, max_unfinished=100) as made:
         yield made
 
 
