@@ -24,6 +24,7 @@ NOON = datetime.fromisoformat("2026-03-04T12:00:00+00:00")
 HOUR = timedelta(hours=1)
 KEEP = timedelta(days=7)
 MARGIN = timedelta(seconds=10)
+LATE = MARGIN / 2
 
 
 def at(hours: float) -> datetime:
@@ -107,7 +108,7 @@ def test_a_resume_costs_its_overhead_of_the_time_that_is_left() -> None:
     item = made((1, 2), (4, 5.1), interruption=Interruption(resume_overhead=overhead), duration=2 * HOUR)
     paused = due(due(item, 1), 2)
 
-    assert at(8) - MARGIN - HOUR - overhead == paused.latest_start
+    assert at(8) - LATE - HOUR - overhead == paused.latest_start
     assert due(paused, 4).done_by(at(5.1)) == 2 * HOUR
 
 
@@ -115,7 +116,7 @@ def test_a_suspension_is_not_planned_past_the_latest_start() -> None:
     item = due(made((1, 2), (7, 8), interruption=Interruption()), 1)
     paused = due(item, 2)  # the last span would end at the deadline, without the margin
 
-    assert (Span(paused.latest_start, at(8) - MARGIN),) == paused.spans
+    assert (Span(paused.latest_start, at(8) - LATE),) == paused.spans
 
 
 def test_an_end_that_nobody_tells_is_assumed_and_mended_by_a_late_report() -> None:

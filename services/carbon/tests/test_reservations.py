@@ -123,7 +123,7 @@ async def test_work_waits_for_its_window_and_knows_its_latest_start(
     assert not made.HasField("signal")
     assert made.plan.saving > 0
     assert moment(made.plan.spans[0].start_time) > clock.now
-    assert clock.now + 18 * HOUR - timedelta(seconds=10) == moment(made.latest_start_time)
+    assert clock.now + 18 * HOUR - timedelta(seconds=5) == moment(made.latest_start_time)
     assert made == await get(stub, made.name)
 
 

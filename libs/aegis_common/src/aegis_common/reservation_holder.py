@@ -12,7 +12,8 @@ from typing import Final
 
 LONGEST_MARGIN: Final = timedelta(seconds=30)
 MARGIN_SHARE: Final = 0.02
-"""Share of the work that is left, by which it starts earlier than it has to; at most `LONGEST_MARGIN`."""
+"""Share of the work that is left, by which it starts earlier than it has to, at most `LONGEST_MARGIN`, unless
+the service said when."""
 
 
 class Signal(StrEnum):
@@ -88,8 +89,11 @@ class ReservationHolder:
     def latest_start(self, worked: timedelta = timedelta(0)) -> datetime:
         """Return the last moment to start or resume after so much work, by whoever says the earlier one."""
         left = max(self._work - worked, timedelta(0))
-        own = self._deadline - left - min(LONGEST_MARGIN, left * MARGIN_SHARE)
-        return own if self._latest is None else min(own, self._latest)
+        own = self._deadline - left
+        if self._latest is None or self._latest > own:
+            return own - min(LONGEST_MARGIN, left * MARGIN_SHARE)
+        # The service's has a margin of its own, and is no earlier than the start that it has planned.
+        return self._latest
 
     def told(self, token: int, kind: Signal, latest_start: datetime | None = None) -> bool:
         """Take a signal; return False for one that is not newer than the last one, which has no effect.

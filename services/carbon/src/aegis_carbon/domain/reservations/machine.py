@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from aegis_carbon.domain.job import Span
+from aegis_carbon.domain.job import Plan, Span
 from aegis_carbon.domain.reservations.errors import ReservationEnded, StaleToken
 from aegis_carbon.domain.reservations.reservation import (
     NO_TIME,
@@ -43,6 +43,33 @@ def _told_to_run(item: Reservation, now: datetime) -> Reservation:
         reason = Reason.PLANNED_SPAN if item.plan else Reason.NO_DATA
         message = "a planned span begins" if item.plan else _no_data(item)
     return _running(item, since=now, kind=kind, reason=reason, message=message, now=now, whole=late)
+
+
+def moved(item: Reservation, plan: Plan, *, mark: str, now: datetime) -> Reservation:
+    """Return work that waits with another plan for what is left of it.
+
+    Args:
+        item: The reservation.
+        plan: The plan.
+        mark: Tells the forecast that it was made of.
+        now: Present time: what is to run now is told so.
+    """
+    message, signal = "a new forecast changed its plan", item.signal
+    if signal is not None and signal.kind is Kind.SUSPEND:
+        signal = replace(signal, until=plan.spans[0].start)
+    item = replace(
+        item,
+        spans=plan.spans,
+        plan=plan,
+        mark=mark,
+        signal=signal,
+        message=message,
+        replans=item.replans + 1,
+    )
+    if plan.spans[0].start > now:
+        return item
+    kind = Kind.RESUME if item.started else Kind.START
+    return _running(item, since=now, kind=kind, reason=Reason.NEW_FORECAST, message=message, now=now)
 
 
 def _no_data(item: Reservation) -> str:
@@ -111,7 +138,7 @@ def _laid_out(item: Reservation, planned: Sequence[Span]) -> tuple[Span, ...]:
             spans.append(Span(span.start, span.start + length))
     if spans and need > NO_TIME:
         spans[-1] = Span(spans[-1].start, spans[-1].end + need)
-    late = spans[-1].end - (item.deadline - item.margin) if spans else NO_TIME
+    late = spans[-1].end - item.last_end if spans else NO_TIME
     if late > NO_TIME:
         # The last pause is shorter for it.
         last = spans.pop()

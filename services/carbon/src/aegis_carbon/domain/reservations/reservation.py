@@ -25,6 +25,10 @@ class State(Enum):
     CANCELLED = "cancelled"
 
 
+WAITS: Final = frozenset({State.WAITING, State.SUSPENDED})
+"""States in which a new forecast may change the plan."""
+
+
 class OnMissing(Enum):
     """What it does while nothing is known of the grid."""
 
@@ -86,7 +90,7 @@ class Reservation:
         plan: What the spans are expected to emit; None where nothing is known.
         running_since: When the stretch that runs began; None while nothing runs.
         done: Work that was done before that stretch.
-        margin: Time that is kept free before the deadline.
+        margin: Time that plans keep free before the deadline; half of it is for signals that come late.
         heard: What its holder said last: the event, and the token of the signal that it acted on.
         mark: Tells the forecast that the plan was made of.
         revision: Counts the changes.
@@ -145,9 +149,14 @@ class Reservation:
         return self.duration - self.done + self.overhead
 
     @property
+    def last_end(self) -> datetime:
+        """Last moment at which it may end: half of the margin before its deadline."""
+        return self.deadline - self.margin / 2
+
+    @property
     def latest_start(self) -> datetime:
-        """Last moment at which the work that is left still ends in time, less the margin."""
-        return self.deadline - self.margin - self.left
+        """Last moment at which the work that is left still ends in time, less half of the margin."""
+        return self.last_end - self.left
 
     @property
     def token(self) -> int:
@@ -161,8 +170,8 @@ class Reservation:
         return min(self.duration, self.done + ran)
 
     def job(self, now: datetime) -> Job:
-        """Return the work that is left, to be placed from *now* on."""
-        latest = self.latest_start
+        """Return the work that is left, to be placed from *now* on, with the whole margin."""
+        latest = self.deadline - self.margin - self.left
         return Job(
             earliest=min(max(now, self.earliest), max(latest, self.earliest)),
             deadline=self.deadline - self.margin,
