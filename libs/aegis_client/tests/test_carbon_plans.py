@@ -145,7 +145,7 @@ def test_a_batch_has_a_plan_or_an_error_for_each_job(deployment: PlanningDeploym
     [
         (PlannedJob(duration=1, deadline=NOON.replace(tzinfo=None)), "deadline .* has no time zone"),
         (PlannedJob(duration=1, min_chunk=1), "go with interruptible=True"),
-        (PlannedJob(duration=1, zones=["a/b"]), "is not a name of zones"),
+        (PlannedJob(duration=1, zones=["a/b"]), "is not a zone's resource name; use zones/ZONE"),
     ],
 )
 def test_a_job_that_cannot_be_sent_is_refused_at_once(

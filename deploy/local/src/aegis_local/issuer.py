@@ -105,7 +105,10 @@ class DevIssuer:
         if not subject:
             raise ConfigurationError("the subject is empty")
         if ttl > MAX_TTL:
-            raise ConfigurationError(f"a token may live {MAX_TTL} at most, not {ttl}", ttl=str(ttl))
+            raise ConfigurationError(
+                f"a token may live {MAX_TTL.days} d at most, not {ttl.total_seconds() / 86400:.3g} d",
+                ttl=str(ttl),
+            )
         now = self._clock()
         claims = {
             "iss": ISSUER,

@@ -55,7 +55,6 @@ class Packed:
         Raises:
             UsageError: It is neither, something in it is wrong, it has no name, or there is no key.
         """
-        signer = load_signer(key)
         path = Path(source)
         if path.is_dir():
             with _usage():
@@ -74,7 +73,7 @@ class Packed:
             model=name.removeprefix("models/"),
             version=version or sha256[:_VERSION_LENGTH],
             key=key,
-            signer=signer,
+            signer=load_signer(key),
         )
 
     @property

@@ -128,11 +128,21 @@ def fault(text: str, pattern: str) -> str:
     For example `'zones/de de' is not a zone's resource name; use zones/ZONE, ... (like zones/DE)`.
     """
     form = form_of(pattern)
-    shown = repr(text[:_SHOWN_CHARS]) + ("..." if len(text) > _SHOWN_CHARS else "")
-    if form is None:
-        return f"{shown} does not match {pattern}"
-    what = f"{shown} is not {form.what}" if text else "empty"
+    return _said(text, form) if form else f"{_shown(text)} does not match {pattern}"
+
+
+def name_fault(name: str, collection: str) -> str:
+    """Say why *name* is no resource name of *collection*, for example `tools`, and what is one."""
+    return _said(name, next(form for pattern, form in FORMS.items() if pattern.startswith(f"^{collection}/")))
+
+
+def _said(text: str, form: Form) -> str:
+    what = f"{_shown(text)} is not {form.what}" if text else "empty"
     return f"{what}; use {form.use} (like {form.example})"
+
+
+def _shown(text: str) -> str:
+    return repr(text[:_SHOWN_CHARS]) + ("..." if len(text) > _SHOWN_CHARS else "")
 
 
 def form_of(pattern: str) -> Form | None:

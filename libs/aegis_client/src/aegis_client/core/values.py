@@ -10,6 +10,7 @@ from typing import Any, Final
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
 from aegis_client.errors import UsageError
+from aegis_common.patterns import name_fault
 
 _EXACT: Final = 2**53
 """Integers beyond this lose digits in a double."""
@@ -23,7 +24,7 @@ def resource(collection: str, name: str) -> str:
     """
     bare = name.removeprefix(f"{collection}/")
     if not bare or "/" in bare:
-        raise UsageError(f"{name!r} is not a name of {collection}; for example {collection}/example")
+        raise UsageError(name_fault(name, collection))
     return f"{collection}/{bare}"
 
 

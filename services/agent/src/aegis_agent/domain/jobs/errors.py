@@ -24,7 +24,9 @@ class InvalidJob(AegisError):
 
     @classmethod
     def field(cls, path: str, message: str, value: object) -> InvalidJob:
-        return cls(f"{path}: {message}", violations={path: message}, field=path, value=str(value))
+        """Build the error for the *value* of a field; *message* goes on from it, as in `is over already`."""
+        told = f"{value} {message}"
+        return cls(f"{path}: {told}", violations={path: told}, field=path, value=str(value))
 
 
 class InvalidFilter(AegisError):

@@ -270,7 +270,7 @@ def _spec(wanted: Wanted, tool: Tool) -> JobSpec:
     if attempts > 1 and not limits.idempotent:
         raise InvalidJob.field(
             "job.retry_policy.max_attempts",
-            f"tool {limits.name!r} is not idempotent: it is never started again by itself; give 0 or 1",
+            f"is too many: tool {limits.name!r} is not idempotent, it is started once; give 0 or 1",
             attempts,
         )
     retry = RetryPolicy(
@@ -290,7 +290,11 @@ def _check_times(spec: JobSpec, now: datetime) -> None:
     if spec.deadline <= now:
         raise InvalidJob.field("job.deadline", "is over already", spec.deadline.isoformat())
     if spec.not_before is not None and spec.deadline <= spec.not_before:
-        raise InvalidJob.field("job.deadline", "is not after not_before", spec.deadline.isoformat())
+        raise InvalidJob.field(
+            "job.deadline",
+            f"is not after not_before, {spec.not_before.isoformat()}",
+            spec.deadline.isoformat(),
+        )
 
 
 def _encode(last: str, query: str) -> str:
