@@ -6,146 +6,19 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from pydantic_settings import SettingsConfigDict
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.types import ASGIApp
+from services.agent.tests.http_door import DISPATCH, LIMIT, LIST, Door, client_context, opened
 
 from aegis_agent.adapters.http import listener
-from aegis_agent.adapters.http.listener import HttpDoor
-from aegis_agent.adapters.http.routes import Request, Route
-from aegis_common.errors import DeadlineExceeded, InvalidArgument
-from aegis_common.rpc.call import current_call
-from aegis_common.rpc.server import Running, serving
-from aegis_common.settings import ServiceSettings
 from aegis_common.testing.audit import lines
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.waiting import until
 from aegis_common.tls import server_dns
-
-LIST = "/aegis.agent.v1.AgentService/ListTools"
-DISPATCH = "/aegis.agent.v1.AgentService/Dispatch"
-LIMIT = 1 << 16
-
-
-class Handlers:
-    def __init__(self) -> None:
-        self.entered = asyncio.Event()
-        self.left = asyncio.Event()
-
-    async def whoami(self, request: Request) -> ASGIApp:
-        call = current_call()
-        return JSONResponse(
-            {
-                "name": request.parameters["name"],
-                "body": (await request.body()).decode(),
-                "subject": call.principal.subject,
-                "tenant": call.principal.tenant,
-                "peer": call.peer_spiffe_id,
-                "left": call.time_remaining(),
-            }
-        )
-
-    async def fail(self, request: Request) -> ASGIApp:
-        raise InvalidArgument("no such thing", violations={"thing": "unknown"}, thing="x")
-
-    async def crash(self, request: Request) -> ASGIApp:
-        raise RuntimeError("secret")
-
-    async def wait(self, request: Request) -> ASGIApp:
-        self.entered.set()
-        try:
-            await asyncio.sleep(60)
-        finally:
-            self.left.set()
-        return Response()
-
-    async def endless(self, request: Request) -> ASGIApp:
-        async def lines() -> AsyncIterator[bytes]:
-            try:
-                while True:
-                    yield b"line\n"
-                    self.entered.set()
-                    await asyncio.sleep(0.01)
-            finally:
-                self.left.set()
-
-        return StreamingResponse(lines())
-
-    async def large(self, request: Request) -> ASGIApp:
-        return Response(bytes(32 << 20))
-
-    async def cut(self, request: Request) -> ASGIApp:
-        async def lines() -> AsyncIterator[bytes]:
-            yield b"half"
-            raise DeadlineExceeded("over")
-
-        return StreamingResponse(lines())
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("POST", "/whoami/{name}", DISPATCH, self.whoami, max_body_bytes=LIMIT),
-            Route("GET", "/whoami/{name}", LIST, self.whoami),
-            Route("GET", "/fail", LIST, self.fail),
-            Route("GET", "/crash", LIST, self.crash),
-            Route("GET", "/wait", LIST, self.wait),
-            Route("POST", "/wait", DISPATCH, self.wait, max_body_bytes=LIMIT),
-            Route("GET", "/endless", LIST, self.endless),
-            Route("GET", "/cut", LIST, self.cut),
-            Route("GET", "/large", LIST, self.large),
-            Route("GET", "/other", LIST, self.fail, on_error=lambda s, _: JSONResponse({"error": s.message})),
-        ]
-
-
-class Door:
-    def __init__(self, mesh: Mesh, http: HttpDoor, handlers: Handlers, running: Running) -> None:
-        self.mesh, self.http, self.handlers, self.running = mesh, http, handlers, running
-
-    def client(self, account: str | None = "sdk", **options: Any) -> httpx.AsyncClient:
-        context = client_context(self.mesh, account)
-        return httpx.AsyncClient(
-            verify=context, base_url=f"https://127.0.0.1:{self.http.port}", trust_env=False, **options
-        )
-
-    async def get(self, path: str, account: str | None = "sdk", **options: Any) -> httpx.Response:
-        async with self.client(account) as client:
-            return await client.get(path, extensions=self.sni(), timeout=30, **options)
-
-    async def post(self, path: str, account: str | None = "sdk", **options: Any) -> httpx.Response:
-        async with self.client(account) as client:
-            return await client.post(path, extensions=self.sni(), timeout=30, **options)
-
-    def sni(self) -> dict[str, str]:
-        return {"sni_hostname": server_dns("agent", "aegis")}
-
-
-def client_context(mesh: Mesh, account: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(mesh.ca.bundle))
-    if account is not None:
-        tls = mesh.tls(account)
-        context.load_cert_chain(tls.cert, tls.key)
-    return context
-
-
-class Settings(ServiceSettings):
-    model_config = SettingsConfigDict(env_prefix="AEGIS_AGENT_")
-
-
-@asynccontextmanager
-async def opened(
-    mesh: Mesh, *, age: timedelta = timedelta(minutes=10), drain_s: float = 0.2, bodies: int = 1 << 20
-) -> AsyncIterator[Door]:
-    handlers = Handlers()
-    http = HttpDoor("127.0.0.1:0", handlers.routes(), max_connection_age=age, max_bodies_bytes=bodies)
-    settings = Settings(**mesh.service_kwargs("agent"), drain=timedelta(seconds=drain_s))
-    async with serving(settings, name="agent", add=[], doors=[http]) as running:
-        yield Door(mesh, http, handlers, running)
 
 
 @pytest.fixture
@@ -269,32 +142,6 @@ async def test_a_body_beyond_the_limit_is_refused(door: Door, declared: bool) ->
 
     assert (413, "BODY_TOO_LARGE") == (answer.status_code, answer.json()["details"][0]["reason"])
     assert "retry-after" not in answer.headers
-
-
-async def test_all_bodies_together_have_a_bound_and_give_their_room_back(mesh: Mesh) -> None:
-    body = b"x" * LIMIT
-    async with opened(mesh, bodies=LIMIT + LIMIT // 2) as door, door.client() as client:
-        asking = asyncio.ensure_future(client.post("/wait", content=body, extensions=door.sni()))
-        await asyncio.wait_for(door.handlers.entered.wait(), 30)
-        refused = await door.post("/whoami/me", content=body)
-        small = await door.post("/whoami/me", content=body[: LIMIT // 2])
-        asking.cancel()
-        await asyncio.wait_for(door.handlers.left.wait(), 30)
-        await until(lambda: door.http._bodies.held == 0, timeout_s=30)
-        again = await door.post("/whoami/me", content=body)
-
-    assert (503, "1", 8) == (refused.status_code, refused.headers["retry-after"], refused.json()["code"])
-    assert "BODIES_FULL" == refused.json()["details"][0]["reason"]
-    assert (200, 200) == (small.status_code, again.status_code)
-
-
-@pytest.mark.parametrize("path", ["/whoami/me", "/nothing"])
-async def test_a_refused_body_takes_no_room(mesh: Mesh, path: str) -> None:
-    async with opened(mesh, bodies=2 * LIMIT) as door:
-        for _ in range(3):
-            await door.post(path, content=b"x" * (LIMIT + 1))
-
-        assert 0 == door.http._bodies.held
 
 
 async def test_a_head_beyond_the_limit_is_refused(door: Door) -> None:

@@ -81,7 +81,9 @@ class AgentSettings(ServiceSettings):
     http_origins: tuple[str, ...] = ()
     """More origins whose pages may call MCP, besides `public_url`; a JSON list."""
     http_bodies_bytes: int = Field(default=256 << 20, ge=16 << 20)
-    """Most bytes of the bodies of all HTTP requests at once; more are refused with 503."""
+    """Most bytes of the bodies of all HTTP requests at once, shared fairly; more are refused with 503."""
+    http_responses_bytes: int = Field(default=256 << 20, ge=64 << 20)
+    """Most bytes of all HTTP responses that clients have yet to read, shared likewise."""
     mcp_servers: tuple[McpServer, ...] = ()
     """MCP servers elsewhere whose tools are offered here; a JSON list."""
     model_store_url: str

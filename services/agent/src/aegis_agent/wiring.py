@@ -324,5 +324,6 @@ def http_doors(routes: Sequence[Route], mcp: McpDoor, settings: AgentSettings) -
         challenge=challenge(settings.public_url),
         on_leave=mcp.leave,
         max_bodies_bytes=settings.http_bodies_bytes,
+        max_responses_bytes=settings.http_responses_bytes,
     )
     return [door]

@@ -16,9 +16,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from aegis_common.errors import InvalidArgument
+from aegis_common.auth.identify import Identifier
+from aegis_common.errors import AegisError, InvalidArgument
 from aegis_common.rpc.access import MethodRule
-from aegis_common.rpc.call import Call, Context, Transport, enter_call
+from aegis_common.rpc.call import Call, Context, Metadata, Transport, enter_call
 
 _MAX_PATH: Final = 128
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -44,10 +45,18 @@ class Chain:
     """The layers, outermost first, and how many calls are inside; all listeners of a service share one.
 
     A method that the table does not know gets a rule that admits nobody.
+
+    Args:
+        table: Every method by its path.
+        layers: Outermost first.
+        identifier: Finds out whose a request is ahead of the layers.
     """
 
-    def __init__(self, table: Mapping[str, MethodRule], layers: Sequence[Layer]) -> None:
+    def __init__(
+        self, table: Mapping[str, MethodRule], layers: Sequence[Layer], identifier: Identifier | None = None
+    ) -> None:
         self._table = table
+        self._identifier = identifier
         self._inside_out = tuple(reversed(layers))
         self._running = 0
         self._idle = asyncio.Event()
@@ -60,6 +69,16 @@ class Chain:
     def unknown(self, path: str) -> MethodRule:
         """Return the rule of a call that asks for what there is not: anybody may, and it is audited."""
         return MethodRule(path[:_MAX_PATH], public=True)
+
+    async def tenant(self, peer_spiffe_id: str, metadata: Metadata) -> str:
+        """Return whose a request is that does not say yet what it asks for; empty where that is not known."""
+        if self._identifier is None:
+            return ""
+        try:
+            found = await self._identifier.identify(peer_spiffe_id, metadata, on_behalf_of=frozenset())
+        except AegisError:  # the identity layer refuses it
+            return ""
+        return found.tenant
 
     async def serve(self, call: Call, context: Transport, inner: Inner[T]) -> T:
         """Return what *inner* returns: within it *call* is the current call, and every layer is around it.

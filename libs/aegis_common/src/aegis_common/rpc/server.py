@@ -165,7 +165,7 @@ def _chain(audit: AuditLog, identifier: Identifier, telemetry: Telemetry) -> Cha
         IdentityLayer(identifier),
         AuthorizationLayer(),
     )
-    return Chain(table, layers)
+    return Chain(table, layers, identifier)
 
 
 async def _settled(chain: Chain) -> None:

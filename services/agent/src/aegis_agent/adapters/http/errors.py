@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 from starlette.responses import Response
 
-from aegis_agent.adapters.http.bodies import BodiesFull
+from aegis_agent.adapters.http.room import BodiesFull, ResponseLost, ResponsesFull
 from aegis_agent.adapters.http.routes import BodyTooLarge
 from aegis_common.rpc.errors import DETAILS_KEY, from_status
 
@@ -34,7 +34,12 @@ HTTP_STATUS: Final[Mapping[int, int]] = {
     code_pb2.DATA_LOSS: 500,
     code_pb2.UNAUTHENTICATED: 401,
 }
-_OF_REASONS: Final[Mapping[str, int]] = {BodyTooLarge.reason: 413, BodiesFull.reason: 503}
+_OF_REASONS: Final[Mapping[str, int]] = {
+    BodyTooLarge.reason: 413,
+    BodiesFull.reason: 503,
+    ResponsesFull.reason: 503,
+    ResponseLost.reason: 503,
+}
 
 
 def http_status(status: status_pb2.Status) -> int:

@@ -1,34 +1,26 @@
-"""The ASGI application of the HTTP listener: each request goes through the chain to its route's handler."""
+"""One HTTP request and its response: read, served, counted, and stopped when the client goes away."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, Never
 
 import grpc
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aegis_agent.adapters.http.bodies import Bodies
-from aegis_agent.adapters.http.errors import error_headers, error_response, status_of
-from aegis_agent.adapters.http.routes import BodyTooLarge, Match, Operation, Request, Route, Router
-from aegis_common.errors import AegisError, DeadlineExceeded, InvalidArgument
-from aegis_common.rpc.call import Call
-from aegis_common.rpc.chain import Chain
-from aegis_common.rpc.outgoing import TRACEPARENT
+from aegis_agent.adapters.http.errors import status_of
+from aegis_agent.adapters.http.room import ResponseLost, Room, RoomTaken, Share
+from aegis_agent.adapters.http.routes import BodyTooLarge, Operation, Request, Route
+from aegis_common.errors import DeadlineExceeded
+from aegis_common.rpc.call import Call, Metadata
 
 PEER: Final = "aegis.peer_spiffe_id"
 """Key of the ASGI scope under which the listener puts the SPIFFE id of the client certificate."""
-HEALTH_PATH: Final = "/healthz"
-_GRPC_TIMEOUT: Final = re.compile(r"(\d{1,8})([HMSmun])")
-_UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _SELECT_S: Final = 30.0
 _PIECE_BYTES: Final = 256 << 10
-_log: Final = logging.getLogger(__name__)
 
 
 class Ended(Exception):
@@ -61,132 +53,7 @@ CALL: Final = "aegis.call"
 """Keys of the ASGI scope for handlers that outlive the task of their request: its transport and its call."""
 
 
-class HttpApp:
-    """The application of one listener.
-
-    Args:
-        routes: What it serves, besides `/healthz`.
-        chain: What every request goes through.
-        ready: Whether `/healthz` answers 200, else 503, to whoever asks from an address.
-        challenge: Parameters of `www-authenticate` on 401, after `Bearer`.
-        bodies: What bodies are counted in.
-    """
-
-    def __init__(
-        self,
-        routes: Sequence[Route],
-        chain: Chain,
-        *,
-        ready: Callable[[str], bool],
-        challenge: str = "",
-        bodies: Bodies,
-    ) -> None:
-        self._router = Router(list(routes))
-        self._chain = chain
-        self._ready = ready
-        self._challenge = challenge
-        self._bodies = bodies
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"no {scope['type']} here")
-        if scope["path"] == HEALTH_PATH:
-            await self._health(scope, receive, send)
-            return
-        match = self._router.match(scope["method"], scope["path"])
-        if match.route is None:
-            await (await self._nothing(match, scope))(scope, receive, send)
-            return
-        exchange = _Exchange(match.route, match.parameters, scope, receive, send, bodies=self._bodies)
-        try:
-            await self._exchange(match.route, exchange)
-        finally:
-            exchange.close()
-
-    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ready = self._ready(":".join(map(str, scope.get("client") or ())))
-        text = "ready\n" if ready else "not ready\n"
-        await Response(text, 200 if ready else 503, media_type="text/plain")(scope, receive, send)
-
-    async def _nothing(self, match: Match, scope: Scope) -> Response:
-        """Return the answer to a request for what there is not; it is audited as any other."""
-        call, transport = self._unknown(scope)
-
-        async def inner() -> None:
-            transport.set_code(grpc.StatusCode.UNIMPLEMENTED if match.allowed else grpc.StatusCode.NOT_FOUND)
-            call.reason = "UNKNOWN_VERB" if match.allowed else "UNKNOWN_PATH"
-
-        try:
-            await self._chain.serve(call, transport, inner)
-        except Ended as ended:
-            return self._error(ended.status)
-        return _no_route(match)
-
-    async def _exchange(self, route: Route, exchange: _Exchange) -> None:
-        try:
-            try:
-                operation, timeout_s = await exchange.operation(), _timeout(exchange.request)
-            except AegisError as error:  # nobody can tell which method it is
-                await self._refuse_early(error, exchange)
-            else:
-                await self._through_chain(operation, route, exchange, timeout_s=timeout_s)
-        except Ended as ended:
-            await self._refuse(ended.status, route, exchange)
-        except asyncio.CancelledError:
-            if not exchange.gone:
-                raise
-            _uncancel()
-
-    async def _refuse_early(self, error: AegisError, exchange: _Exchange) -> None:
-        call, transport = self._unknown(exchange.scope)
-
-        async def inner() -> None:
-            raise error
-
-        await self._chain.serve(call, transport, inner)
-
-    def _unknown(self, scope: Scope) -> tuple[Call, HttpTransport]:
-        rule = self._chain.unknown(f"{scope['method']} {scope['path']}")
-        peer = scope.get(PEER, "")
-        call = Call.begin(rule, metadata=tuple(_headers(scope)), peer_spiffe_id=peer, timeout_s=None)
-        return call, HttpTransport()
-
-    async def _through_chain(
-        self, operation: Operation, route: Route, exchange: _Exchange, *, timeout_s: float | None
-    ) -> None:
-        scope, headers = exchange.scope, _headers(exchange.scope)
-        if operation.traceparent and TRACEPARENT not in dict(headers):
-            headers.append((TRACEPARENT, operation.traceparent))
-        call = Call.begin(
-            self._chain.rule(operation.grpc_method),
-            metadata=tuple(headers),
-            peer_spiffe_id=scope.get(PEER, ""),
-            timeout_s=route.default_timeout_s if timeout_s is None else timeout_s,
-        )
-        call.notes.update(operation.notes)
-        transport = HttpTransport()
-        scope[CALL], scope[TRANSPORT] = call, transport
-        await self._chain.serve(call, transport, exchange.serve)
-
-    async def _refuse(self, status: status_pb2.Status, route: Route, exchange: _Exchange) -> None:
-        if exchange.gone:
-            return
-        if exchange.started:
-            # What was sent cannot be taken back: only a broken connection says that it is not all there is.
-            _log.info("response cut short", extra={"reason": status.message})
-            await exchange.cut()
-            return
-        response = self._error(status, route.on_error and route.on_error(status, exchange.request))
-        await response(exchange.scope, exchange.receive, exchange.send)
-
-    def _error(self, status: status_pb2.Status, response: Response | None = None) -> Response:
-        response = response or error_response(status)
-        for name, value in error_headers(status, self._challenge).items():
-            response.headers.setdefault(name, value)
-        return response
-
-
-class _Exchange:
+class Exchange:
     """One request and its response, and whether the client is still there."""
 
     def __init__(
@@ -197,13 +64,18 @@ class _Exchange:
         receive: Receive,
         send: Send,
         *,
-        bodies: Bodies,
+        tenant: Callable[[str, Metadata], Awaitable[str]],
+        bodies: Room,
+        responses: Room,
     ) -> None:
         self._route: Final = route
         self._receive, self._send = receive, send
         self._disconnected = asyncio.Event()
         self._replayed = self._complete = False
-        self._bodies, self._held = bodies, 0
+        self._tenant_of = tenant
+        self._body, self._response = Share(bodies), Share(responses)
+        self._counted = True
+        self._lost: ResponseLost | None = None
         self.scope = scope
         self.started = False
         self.gone = False
@@ -225,12 +97,22 @@ class _Exchange:
             raise DeadlineExceeded("the body did not arrive in time") from error
 
     async def serve(self) -> None:
-        """Read the body, run the handler and send what it returns; cancelled when the client goes away."""
+        """Read the body, run the handler and send what it returns; cancelled when the client goes away.
+
+        Raises:
+            ResponsesFull: The tenant's responses have all the room that it may have: nothing has been done.
+            ResponseLost: They do now that it is done.
+        """
         await self.request.body()
+        self._response.take(await self._tenant(), 0)
         watch = asyncio.get_running_loop().create_task(self._watch(asyncio.current_task()))
         try:
             answer: ASGIApp = await self._route.handler(self.request)
             await answer(self.scope, self.receive, self.send)
+        except Exception:
+            if self._lost is not None:  # what the handler made of it says less
+                raise self._lost from None
+            raise
         finally:
             watch.cancel()
 
@@ -243,6 +125,7 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
+        size = self._room_for(message)
         self.started = True
         for piece in _pieces(message):
             if piece["type"] == "http.response.body" and not piece.get("more_body", False):
@@ -251,6 +134,13 @@ class _Exchange:
         drain: Callable[[], Awaitable[None]] | None = self.scope.get(DRAIN)
         if drain is not None:  # who does not read has the time of the call for it, and no more
             await drain()
+        if message["type"] == "http.response.body":
+            self._response.free(size)
+
+    async def refuse(self, response: Response) -> None:
+        """Send what says why there is nothing else; it is small, and needs no room."""
+        self._counted = False
+        await response(self.scope, self.receive, self.send)
 
     async def cut(self) -> None:
         """End the connection in the middle of the response."""
@@ -259,12 +149,37 @@ class _Exchange:
             close()
 
     def close(self) -> None:
-        """Give back the room that the body took."""
-        self._bodies.free(self._held)
-        self._held = 0
+        """Give back the room that body and response took."""
+        self._body.close()
+        self._response.close()
+
+    async def _tenant(self) -> str:
+        call: Call | None = self.scope.get(CALL)
+        if call is not None:
+            return call.principal.tenant
+        return await self._tenant_of(self.scope.get(PEER, ""), tuple(headers_of(self.scope)))
+
+    def _room_for(self, message: Message) -> int:
+        """Take room for a part of the response, all of it where its size is known at the start.
+
+        Raises:
+            ResponseLost: There is none.
+        """
+        if not self._counted:
+            return 0
+        size = len(message.get("body", b""))
+        if message["type"] == "http.response.start":
+            size = int(dict(message.get("headers", ())).get(b"content-length", 0))
+            self._counted = not size
+        try:
+            self._response.take(self.scope[CALL].principal.tenant, size)
+        except RoomTaken as error:
+            self._lost = ResponseLost.of(size)
+            raise self._lost from error
+        return size
 
     async def _read(self) -> bytes:
-        limit = self._route.max_body_bytes
+        limit, tenant = self._route.max_body_bytes, await self._tenant()
         chunks = []
         while True:
             message = await self._receive()
@@ -272,9 +187,8 @@ class _Exchange:
                 self.gone = True
                 raise asyncio.CancelledError
             chunk: bytes = message.get("body", b"")
-            self._bodies.take(len(chunk))
-            self._held += len(chunk)
-            if self._held > limit:
+            self._body.take(tenant, len(chunk))
+            if self._body.size > limit:
                 raise BodyTooLarge(
                     f"the body is larger than {limit} bytes; send large content as an artifact",
                     max_bytes=str(limit),
@@ -311,31 +225,5 @@ def _pieces(message: Message) -> Iterator[Message]:
         yield {**message, "body": body[start : start + _PIECE_BYTES], "more_body": more}
 
 
-def _headers(scope: Scope) -> list[tuple[str, str]]:
+def headers_of(scope: Scope) -> list[tuple[str, str]]:
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-
-
-def _uncancel() -> None:
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()
-
-
-def _timeout(request: Request) -> float | None:
-    text = request.headers.get("grpc-timeout")
-    if text is None:
-        return None
-    match = _GRPC_TIMEOUT.fullmatch(text)
-    if match is None:
-        raise InvalidArgument(f"grpc-timeout {text!r} is not up to 8 digits and one of H, M, S, m, u, n")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def _no_route(match: Match) -> Response:
-    if match.allowed:
-        status = status_pb2.Status(code=code_pb2.UNIMPLEMENTED, message="the path does not have this verb")
-        response = error_response(status)
-        response.status_code = 405
-        response.headers["allow"] = ", ".join(sorted(match.allowed))
-        return response
-    return error_response(status_pb2.Status(code=code_pb2.NOT_FOUND, message="no such path"))

@@ -15,8 +15,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from aegis_agent.adapters.http.bodies import Bodies
-from aegis_agent.adapters.http.exchange import ABORT, DRAIN, PEER, HttpApp
+from aegis_agent.adapters.http.app import HttpApp
+from aegis_agent.adapters.http.exchange import ABORT, DRAIN, PEER
+from aegis_agent.adapters.http.room import BodiesFull, ResponsesFull, Room
 from aegis_agent.adapters.http.routes import Route
 from aegis_common.errors import ConfigurationError
 from aegis_common.pki import spiffe_id_of
@@ -27,6 +28,7 @@ from aegis_common.tls import CertificateWatcher, IdentityFiles, Material, server
 
 MAX_CONNECTIONS: Final = 1024
 MAX_BODIES_BYTES: Final = 256 << 20
+MAX_RESPONSES_BYTES: Final = 256 << 20
 _BACKLOG: Final = 512
 _HANDSHAKE_S: Final = 5.0
 _HEAD_S: Final = 10.0
@@ -44,7 +46,8 @@ class HttpDoor:
         max_connection_age: Connections are closed after this time, with the next response or when idle.
         challenge: Parameters of `www-authenticate` on 401, after `Bearer`.
         on_leave: Called when the drain begins: ends what would otherwise go on until it is over.
-        max_bodies_bytes: Most bytes of the bodies of all requests at once.
+        max_bodies_bytes: Most bytes of the bodies of all requests at once; tenants share it fairly.
+        max_responses_bytes: Most bytes of all responses that have not been read yet; shared likewise.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class HttpDoor:
         challenge: str = "",
         on_leave: Callable[[], None] | None = None,
         max_bodies_bytes: int = MAX_BODIES_BYTES,
+        max_responses_bytes: int = MAX_RESPONSES_BYTES,
     ) -> None:
         self._listen, self._routes, self._challenge = listen, routes, challenge
         self._max_age_s, self._on_leave = max_connection_age.total_seconds(), on_leave
-        self._bodies = Bodies(max_bodies_bytes)
+        self._bodies = Room(max_bodies_bytes, "the bodies of requests", BodiesFull)
+        self._responses = Room(max_responses_bytes, "responses that are not read yet", ResponsesFull)
         self._state = ServerState()
         self._stack = AsyncExitStack()
         self._socket: socket.socket | None = None
@@ -79,6 +84,7 @@ class HttpDoor:
             ready=health.tell,
             challenge=self._challenge,
             bodies=self._bodies,
+            responses=self._responses,
         )
         self._config = _config(app)
         self._socket = _bound(self._listen)

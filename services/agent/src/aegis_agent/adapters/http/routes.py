@@ -100,7 +100,7 @@ class Operation:
 
 
 GrpcMethod = str | Callable[[Request], Awaitable[Operation]]
-"""`/package.Service/Method`, or what finds it: it may read the body, before anybody has been identified."""
+"""`/package.Service/Method`, or what finds it: it may read the body, before the chain has let anybody in."""
 
 
 @dataclass(frozen=True, slots=True)
