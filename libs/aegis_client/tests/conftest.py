@@ -272,6 +272,7 @@ class Training(fl_grpc.TrainingServiceServicer):
 
     def __init__(self) -> None:
         self.created: list[fl.CreateTrainingRunRequest] = []
+        self.rounds: dict[str, fl.ListRoundsResponse] = {}
         self.tokens: list[str] = []
         self.scripts: list[list[Step]] = []
 
@@ -289,6 +290,9 @@ class Training(fl_grpc.TrainingServiceServicer):
 
     async def ListTrainingRuns(self, request: Any, context: Any) -> fl.ListTrainingRunsResponse:
         return fl.ListTrainingRunsResponse(training_runs=[self.run()])
+
+    async def ListRounds(self, request: Any, context: Any) -> fl.ListRoundsResponse:
+        return self.rounds.get(request.page_token, fl.ListRoundsResponse())
 
     async def PauseTrainingRun(self, request: Any, context: Any) -> fl.PauseTrainingRunResponse:
         run = self.run(fl.TrainingRun.STATE_PAUSING)

@@ -174,6 +174,28 @@ def test_a_run_that_fails_ends_with_1(aegis: Aegis, deployment: Deployment) -> N
     assert json.loads(aegis.out)["run"]["state"] == "FAILED"
 
 
+def test_rounds_and_what_each_node_did_in_them(aegis: Aegis, deployment: Deployment) -> None:
+    outcomes = [
+        fl.NodeOutcome(node="nodes/a", state=fl.NodeOutcome.STATE_USED, bytes_sent=2048, bytes_received=1024),
+        fl.NodeOutcome(node="nodes/b", state=fl.NodeOutcome.STATE_LATE, message="no answer within 60 s"),
+    ]
+    first = fl.Round(number=1, metrics={"accuracy": 0.5}, attempt=2, node_outcomes=outcomes, bytes_sent=4096)
+    deployment.training.rounds = {
+        "": fl.ListRoundsResponse(rounds=[first], next_page_token="t"),
+        "t": fl.ListRoundsResponse(rounds=[fl.Round(number=2, node_results=2)]),
+    }
+
+    assert aegis("fl", "rounds", "r1") == 0
+    assert [line.split() for line in aegis.out.splitlines()[1:]] == [
+        ["1", "accuracy", "0.5", "-", "1", "of", "2", "4", "KiB", "/", "0", "B", "-", "(2", "attempts)"],
+        ["2", "no", "metrics", "-", "2", "0", "B", "/", "0", "B", "-"],
+    ]
+    assert aegis("fl", "rounds", "r1", "--nodes") == 0
+    assert aegis.out.splitlines()[2].endswith("late: no answer within 60 s")
+    assert aegis("fl", "rounds", "r1", "-o", "json") == 0
+    assert json.loads(aegis.out)[0]["node_outcomes"][0]["state"] == "USED"
+
+
 def test_runs_nodes_and_models_are_managed(aegis: Aegis, tmp_path: Path, deployment: Deployment) -> None:
     (tmp_path / "pub.pem").write_text("PEM")
 

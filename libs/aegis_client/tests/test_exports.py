@@ -41,6 +41,7 @@ PUBLIC = [
     "ModelVersion",
     "Node",
     "NodeFailure",
+    "NodeOutcome",
     "NotFound",
     "Part",
     "PastSlot",

@@ -45,7 +45,26 @@ async def test_a_run_in_process_needs_no_site_and_goes_through_the_gate(
         sdk = await coordinator.as_account("sdk")
         run = await create(sdk, **steps(aggregation=pb.Aggregation(strategy="FedMedian", fraction=0.75)))
         done = await until_state(sdk, run.name, Run.STATE_SUCCEEDED)
+        first = await sdk.training.ListRounds(pb.ListRoundsRequest(parent=run.name, page_size=3))
+        second = await sdk.training.ListRounds(
+            pb.ListRoundsRequest(parent=run.name, page_size=3, page_token=first.next_page_token)
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await sdk.training.ListRounds(
+                pb.ListRoundsRequest(parent="trainingRuns/other", page_token=first.next_page_token)
+            )
 
+    assert [report.number for report in [*first.rounds, *second.rounds]] == [1, 2, 3, 4]
+    assert second.next_page_token == ""
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [len(report.node_outcomes) for report in first.rounds] == [3] * 3
+    for report in first.rounds:
+        assert report.bytes_sent == sum(one.bytes_sent for one in report.node_outcomes) > 0
+        assert report.cpu_seconds > 0
+        assert report.attempt == 1
+        assert report.start_time.ToDatetime() < report.end_time.ToDatetime()
+        assert report.gate.reason == "BELOW_THRESHOLD"
+    assert [len(report.node_outcomes) for report in done.round_reports] == [0] * 4
     assert [report.number for report in done.round_reports] == [1, 2, 3, 4]
     assert [report.node_results for report in done.round_reports] == [3] * 4
     assert {report.gate.reason for report in done.round_reports} == {"BELOW_THRESHOLD"}
@@ -185,6 +204,7 @@ async def test_a_coordinator_that_was_killed_goes_on_with_the_same_curve_and_no_
     assert killed == undisturbed
 
 
+@pytest.mark.long
 async def test_a_paused_run_stays_so_over_a_kill_and_goes_on_with_the_same_curve(
     mesh: Mesh, start_coordinator: Callable[[], tuple[psutil.Popen, int]]
 ) -> None:

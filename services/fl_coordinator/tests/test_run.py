@@ -65,10 +65,10 @@ def test_an_open_gate_ends_the_wait_and_stays_with_its_round() -> None:
     run = make_run(waiting_since=NOW).with_open_gate(1, decision, now=NOW)
 
     assert (run.state, run.message, run.waiting_since) == (State.RUNNING, "round 1 of 3", None)
-    assert run.with_round(RoundReport(1)).rounds[0].gate == decision
+    assert run.with_round(RoundReport(1), now=NOW).rounds[0].gate == decision
 
 
 def test_a_round_that_is_reported_twice_counts_once() -> None:
-    once = make_run().with_round(RoundReport(1, {"accuracy": 0.5}))
+    once = make_run().with_round(RoundReport(1, {"accuracy": 0.5}), now=NOW)
 
-    assert once.with_round(RoundReport(1, {"accuracy": 0.9})) == once
+    assert once.with_round(RoundReport(1, {"accuracy": 0.9}), now=NOW) == once

@@ -20,7 +20,13 @@ from aegis_fl_coordinator.domain.errors import (
 )
 from aegis_fl_coordinator.domain.gate import CarbonPolicy
 from aegis_fl_coordinator.domain.nodes import Node
-from aegis_fl_coordinator.domain.rounds import GateDecision, NodeFailure, RoundReport
+from aegis_fl_coordinator.domain.rounds import (
+    GateDecision,
+    NodeFailure,
+    NodeOutcome,
+    ResultState,
+    RoundReport,
+)
 from aegis_fl_coordinator.domain.run import RunSpec, State, TrainingRun
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -63,17 +69,27 @@ def test_a_run_comes_back_as_it_was_stored_after_a_restart(store: SqliteRunStore
     report = RoundReport(
         1, {"accuracy": 0.9}, 2, (NodeFailure("nodes/site-3", "gone"),), timedelta(seconds=9), "d" * 64
     )
+    outcomes = (
+        NodeOutcome("nodes/site-1", ResultState.USED, "", 10, 20, timedelta(seconds=3)),
+        NodeOutcome("nodes/site-3", ResultState.FAILED, "gone", 10),
+    )
 
     def change(run: TrainingRun) -> TrainingRun:
         opened = run.with_open_gate(1, gate, now=NOW)
-        return replace(opened.with_round(report), engine_run=2**64 - 1, waiting_since=NOW)
+        done = opened.with_round(replace(report, outcomes=outcomes), now=NOW)
+        return replace(done, engine_run=2**64 - 1, waiting_since=NOW)
 
     stored = store.update_run("r1", change)
     store.close()
     again = SqliteRunStore(path, clock=lambda: NOW)
 
-    assert again.get_run("default", "r1") == stored
-    assert again.active_runs() == [stored]
+    whole = stored.rounds
+    bare = replace(stored, rounds=tuple(replace(one, outcomes=()) for one in whole))
+    assert (whole[0].outcomes, whole[0].started, whole[0].ended) == (outcomes, NOW, NOW)
+    assert again.get_run("default", "r1") == bare
+    assert again.active_runs() == [bare]
+    assert tuple(again.rounds("r1", after=0, most=10)) == whole
+    assert again.rounds("r1", after=1, most=10) == []
     again.close()
 
 
@@ -128,7 +144,7 @@ def test_the_history_has_what_a_watcher_can_see_in_order(store: SqliteRunStore) 
     create(store, make_run())
     store.update_run("r1", lambda run: run.moved(State.RUNNING, "round 1 of 3", now=NOW))
     store.update_run("r1", lambda run: replace(run, engine_run=7))
-    store.update_run("r1", lambda run: run.with_round(RoundReport(1)))
+    store.update_run("r1", lambda run: run.with_round(RoundReport(1), now=NOW))
     store.update_run("r1", lambda run: run.moved(State.FAILED, "boom", now=NOW))
 
     found = [(e.seq, e.run.state if e.run else None, e.report) for e in store.events("r1", after=0)]
@@ -136,7 +152,7 @@ def test_the_history_has_what_a_watcher_can_see_in_order(store: SqliteRunStore) 
     assert found == [
         (1, State.PENDING, None),
         (2, State.RUNNING, None),
-        (3, None, RoundReport(1)),
+        (3, None, RoundReport(1, ended=NOW)),
         (4, State.FAILED, None),
     ]
     assert [event.seq for event in store.events("r1", after=3)] == [4]

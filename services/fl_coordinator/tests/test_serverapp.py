@@ -118,6 +118,20 @@ def test_a_node_that_fails_is_named_and_the_round_goes_on(tmp_path: Path) -> Non
     ((failure),) = report.node_failures
     assert failure.node == "nodes/site-2"
     assert "disk full" in failure.message
+    states = [(one.node, pb.NodeOutcome.State.Name(one.state)) for one in report.node_outcomes]
+    assert states == [
+        ("nodes/site-1", "STATE_USED"),
+        ("nodes/site-2", "STATE_FAILED"),
+        ("nodes/site-3", "STATE_USED"),
+    ]
+    # Three float32 and the header of their array, to three nodes and from two.
+    assert [(one.bytes_sent, one.bytes_received) for one in report.node_outcomes] == [
+        (140, 140),
+        (140, 0),
+        (140, 140),
+    ]
+    assert (report.bytes_sent, report.bytes_received) == (420, 280)
+    assert all(one.HasField("duration") for one in report.node_outcomes)
 
 
 def test_a_round_without_any_result_ends_the_run_and_says_why(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Gate,
         LocalNoise,
         NodeFailure,
+        NodeOutcome,
         Pause,
         Privacy,
         Round,
@@ -101,6 +102,7 @@ __all__ = [
     "ModelVersion",
     "Node",
     "NodeFailure",
+    "NodeOutcome",
     "NotFound",
     "Part",
     "PastSlot",
@@ -152,6 +154,7 @@ _ERRORS: Final = (
     "FailedPrecondition InvalidArgument NotFound PermissionDenied ProfileError ResourceExhausted "
     "Unauthenticated Unavailable UsageError"
 )
+_TRAINING: Final = "Aggregation CarbonPolicy Gate NodeFailure NodeOutcome Pause Round RunEvent TrainingRun"
 _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",
@@ -173,9 +176,7 @@ _HOMES: Final = {
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
     "training_apps": "Revocation TrainingApp",
-    "training_forms": (
-        "Aggregation CarbonPolicy Gate LocalNoise NodeFailure Pause Privacy Round RunEvent TrainingRun"
-    ),
+    "training_forms": _TRAINING,
 }
 _HOME: Final = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -12,11 +12,21 @@ from aegis_client.core.operation import Listing, Operation, Page, Watch, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
 from aegis_client.core.values import duration, enum_value, optional_resource, resource, struct
 from aegis_client.errors import AegisClientError
-from aegis_client.training_forms import LocalNoise, RunEvent, TrainingRun, read_answer, read_runs, read_step
+from aegis_client.training_forms import (
+    LocalNoise,
+    Round,
+    RunEvent,
+    TrainingRun,
+    read_answer,
+    read_rounds,
+    read_runs,
+    read_step,
+)
 
 CREATE: Final = method(pb, "TrainingService", "CreateTrainingRun", pb.CreateTrainingRunResponse)
 GET: Final = method(pb, "TrainingService", "GetTrainingRun", pb.GetTrainingRunResponse)
 LIST: Final = method(pb, "TrainingService", "ListTrainingRuns", pb.ListTrainingRunsResponse)
+ROUNDS: Final = method(pb, "TrainingService", "ListRounds", pb.ListRoundsResponse)
 CANCEL: Final = method(pb, "TrainingService", "CancelTrainingRun", pb.CancelTrainingRunResponse)
 PAUSE: Final = method(pb, "TrainingService", "PauseTrainingRun", pb.PauseTrainingRunResponse)
 RESUME: Final = method(pb, "TrainingService", "ResumeTrainingRun", pb.ResumeTrainingRunResponse)
@@ -150,6 +160,21 @@ def _list(*, page_size: int = 0) -> Listing[TrainingRun]:
     return Listing(fetch)
 
 
+def _rounds(name: str, *, page_size: int = 0) -> Listing[Round]:
+    """Iterate over the rounds of a run with all that is known of them, oldest first.
+
+    Raises:
+        NotFound: Reason `UNKNOWN_TRAINING_RUN`.
+    """
+    run = resource("trainingRuns", name)
+
+    def fetch(token: str) -> Operation[Page[Round]]:
+        request = pb.ListRoundsRequest(parent=run, page_size=page_size, page_token=token)
+        return Operation(ROUNDS, request, read_rounds)
+
+    return Listing(fetch)
+
+
 def _cancel(name: str, *, timeout: float | None = None) -> Operation[TrainingRun]:
     """Stop a run; one that has ended stays as it is and is returned.
 
@@ -212,6 +237,7 @@ class TrainingSurface:
     create = unary(_create)
     get = unary(_get)
     list = stream(_list)
+    rounds = stream(_rounds)
     cancel = unary(_cancel)
     pause = unary(_pause)
     resume = unary(_resume)

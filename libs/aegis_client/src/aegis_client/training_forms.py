@@ -43,6 +43,26 @@ class NodeFailure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOutcome:
+    """What one node did in a round.
+
+    Attributes:
+        node: `nodes/{node}`, or empty when nobody knows it.
+        state: What became of its result: `USED`, `DROPPED`, `LATE` or `FAILED`.
+        message: Why it was not used, or empty.
+        bytes_sent: Content sent to the node, without what the transport adds; likewise received.
+        duration: From the model's way to the node until its result was here; None for one that was late.
+    """
+
+    node: str
+    state: str
+    message: str
+    bytes_sent: int
+    bytes_received: int
+    duration: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """The report of one round.
 
@@ -58,6 +78,12 @@ class Round:
         epsilon: Privacy that the run has spent up to here; None when no bound is known.
         delta: The delta of `epsilon`.
         noisy_releases: Models, or updates of one node, that `epsilon` is the price of; None without it.
+        start_time: When it was let in.
+        end_time: When it was reported.
+        attempt: How often it was let in; more than once when it was given up before.
+        node_outcomes: What each node did, by name; empty but from `rounds` and `watch`.
+        bytes_sent: Content sent to all nodes, without what the transport adds; likewise received.
+        cpu_seconds: Of the app's server part and, in process, of the virtual nodes; None when not measured.
     """
 
     number: int
@@ -71,6 +97,13 @@ class Round:
     epsilon: float | None = None
     delta: float | None = None
     noisy_releases: int | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    attempt: int = 1
+    node_outcomes: tuple[NodeOutcome, ...] = ()
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +262,10 @@ def read_answer(answer: pb.GetTrainingRunResponse) -> TrainingRun:
     return _read_run(answer.training_run)
 
 
+def read_rounds(answer: pb.ListRoundsResponse) -> Page[Round]:
+    return Page(list(map(_read_round, answer.rounds)), answer.next_page_token)
+
+
 def read_runs(answer: pb.ListTrainingRunsResponse) -> Page[TrainingRun]:
     return Page([_read_run(run) for run in answer.training_runs], answer.next_page_token)
 
@@ -332,6 +369,24 @@ def _read_round(report: pb.Round) -> Round:
         epsilon=known(report, "epsilon"),
         delta=known(report, "delta"),
         noisy_releases=known(report, "noisy_releases"),
+        start_time=moment(report, "start_time"),
+        end_time=moment(report, "end_time"),
+        attempt=report.attempt,
+        node_outcomes=tuple(map(_read_outcome, report.node_outcomes)),
+        bytes_sent=report.bytes_sent,
+        bytes_received=report.bytes_received,
+        cpu_seconds=known(report, "cpu_seconds"),
+    )
+
+
+def _read_outcome(message: pb.NodeOutcome) -> NodeOutcome:
+    return NodeOutcome(
+        node=message.node,
+        state=enum_name(pb.NodeOutcome.State, message.state),
+        message=message.message,
+        bytes_sent=message.bytes_sent,
+        bytes_received=message.bytes_received,
+        duration=span(message, "duration"),
     )
 
 

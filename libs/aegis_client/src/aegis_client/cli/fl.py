@@ -9,9 +9,9 @@ import typer
 from aegis_client.cli import fl_run, nodes, training_apps
 from aegis_client.cli.arguments import RunArgument
 from aegis_client.cli.lazy import ExtendedGroup, Known
-from aegis_client.cli.output import clock, print_json, print_table, seconds, short
+from aegis_client.cli.output import clock, print_json, print_table, short
 from aegis_client.cli.run_follow import follow, print_run
-from aegis_client.cli.run_text import gate_text, metrics_text, nodes_text
+from aegis_client.cli.run_text import NODE_COLUMNS, ROUND_COLUMNS, node_rows, round_row
 from aegis_client.cli.state import Format, Output, state_of
 
 
@@ -96,15 +96,18 @@ def cancel(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) 
 
 
 @app.command()
-def rounds(ctx: typer.Context, name: RunArgument, output: Output = Format.TEXT) -> None:
+def rounds(
+    ctx: typer.Context,
+    name: RunArgument,
+    nodes: Annotated[bool, typer.Option("--nodes", help="What each node did in each round.")] = False,
+    output: Output = Format.TEXT,
+) -> None:
     """List what each round of a run gave, and how the grid and the nodes were."""
     with state_of(ctx).client() as client:
-        found = client.training.get(name)
+        found = list(client.training.rounds(name))
     if output is Format.JSON:
-        print_json(found.round_reports)
-        return
-    rows = [
-        (one.number, metrics_text(one), gate_text(one.gate), nodes_text(one), seconds(one.duration))
-        for one in found.round_reports
-    ]
-    print_table(("round", "metrics", "carbon gate", "nodes", "time"), rows, empty="no rounds yet")
+        print_json(found)
+    elif nodes:
+        print_table(NODE_COLUMNS, node_rows(found), empty="no rounds yet")
+    else:
+        print_table(ROUND_COLUMNS, map(round_row, found), empty="no rounds yet")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
-from aegis_client.cli.output import clock, seconds, short
+from aegis_client.cli.output import clock, seconds, short, size
 
 if TYPE_CHECKING:
     from aegis_client.training_forms import (
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
         Round,
         TrainingRun,
     )
+
+
+ROUND_COLUMNS: Final = ("round", "metrics", "carbon gate", "nodes", "sent / received", "time")
+NODE_COLUMNS: Final = ("round", "node", "time", "sent / received", "result")
 
 
 def state_line(run: TrainingRun) -> str:
@@ -34,6 +39,25 @@ def round_line(report: Round, rounds: int) -> str:
     if report.epsilon is not None:
         cells.append(f"epsilon {report.epsilon:.3g}")
     return "  ".join(cells)
+
+
+def round_row(report: Round) -> tuple[object, ...]:
+    """Return a round's cells below `ROUND_COLUMNS`."""
+    used = sum(one.state == "USED" for one in report.node_outcomes)
+    nodes = f"{used} of {len(report.node_outcomes)}" if report.node_outcomes else report.node_results
+    moved = f"{size(report.bytes_sent)} / {size(report.bytes_received)}"
+    attempts = f" ({report.attempt} attempts)" if report.attempt > 1 else ""
+    took = seconds(report.duration) + attempts
+    return report.number, metrics_text(report), gate_text(report.gate), nodes, moved, took
+
+
+def node_rows(rounds: Iterable[Round]) -> Iterator[tuple[object, ...]]:
+    """Return the cells below `NODE_COLUMNS` of each node in each round."""
+    for report in rounds:
+        for one in report.node_outcomes:
+            moved = f"{size(one.bytes_sent)} / {size(one.bytes_received)}"
+            result = one.state.lower() + (f": {one.message}" if one.message else "")
+            yield report.number, short(one.node) or "-", seconds(one.duration), moved, result
 
 
 def metrics_text(report: Round) -> str:

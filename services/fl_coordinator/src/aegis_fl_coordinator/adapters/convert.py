@@ -14,7 +14,13 @@ from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
 from aegis_fl_coordinator.domain.nodes import NodeStatus
 from aegis_fl_coordinator.domain.privacy import DELTA, LocalNoise, Privacy
-from aegis_fl_coordinator.domain.rounds import GateDecision, NodeFailure, RoundReport
+from aegis_fl_coordinator.domain.rounds import (
+    GateDecision,
+    NodeFailure,
+    NodeOutcome,
+    ResultState,
+    RoundReport,
+)
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, Pause, RunSpec, TrainingRun
 from aegis_fl_coordinator.domain.strategies import Aggregation
 
@@ -187,6 +193,24 @@ def round_message(report: RoundReport) -> pb.Round:
         epsilon=report.epsilon,
         delta=report.delta,
         noisy_releases=report.noisy_releases,
+        start_time=timestamp(report.started),
+        end_time=timestamp(report.ended),
+        attempt=report.attempt,
+        node_outcomes=map(_outcome_message, report.outcomes),
+        bytes_sent=report.bytes_sent,
+        bytes_received=report.bytes_received,
+        cpu_seconds=report.cpu_s,
+    )
+
+
+def _outcome_message(outcome: NodeOutcome) -> pb.NodeOutcome:
+    return pb.NodeOutcome(
+        node=outcome.node,
+        state=pb.NodeOutcome.State.Value(f"STATE_{outcome.state.name}"),
+        message=outcome.message,
+        bytes_sent=outcome.bytes_sent,
+        bytes_received=outcome.bytes_received,
+        duration=None if outcome.duration is None else duration(outcome.duration),
     )
 
 
@@ -203,6 +227,22 @@ def report_from(message: pb.Round) -> RoundReport:
         epsilon=message.epsilon if message.HasField("epsilon") else None,
         delta=message.delta if message.HasField("delta") else None,
         noisy_releases=message.noisy_releases if message.HasField("noisy_releases") else None,
+        outcomes=tuple(map(_outcome_from, message.node_outcomes)),
+        bytes_sent=message.bytes_sent,
+        bytes_received=message.bytes_received,
+        cpu_s=message.cpu_seconds if message.HasField("cpu_seconds") else None,
+    )
+
+
+def _outcome_from(message: pb.NodeOutcome) -> NodeOutcome:
+    state = pb.NodeOutcome.State.Name(message.state).removeprefix("STATE_")
+    return NodeOutcome(
+        message.node,
+        ResultState.__members__.get(state, ResultState.FAILED),
+        message.message,
+        message.bytes_sent,
+        message.bytes_received,
+        message.duration.ToTimedelta() if message.HasField("duration") else None,
     )
 
 

@@ -70,4 +70,7 @@ def _round(report: dict[str, Any]) -> dict[str, Any]:
     failures = list(report["node_failures"])
     metrics = dict(report["metrics"])
     duration = report["duration"].total_seconds()
-    return report | {"gate": gate, "duration": duration, "node_failures": failures, "metrics": metrics}
+    times = {name: report[name] and report[name].isoformat() for name in ("started", "ended")}
+    # Which node did what is for those who may see the run.
+    rest = {name: value for name, value in report.items() if name != "outcomes"}
+    return rest | times | {"gate": gate, "duration": duration, "node_failures": failures, "metrics": metrics}

@@ -154,6 +154,15 @@ class SqliteRunStore:
         tenant = self.find_run(run_id).tenant
         return [_event(row) for row in self._db.execute(query, (run_id, tenant, after))]
 
+    def rounds(self, run_id: str, *, after: int, most: int) -> list[RoundReport]:
+        # Only the history has them whole: every look at a run reads the table of rounds.
+        query = (
+            "SELECT schema_version, record FROM events WHERE tenant = ? AND run_id = ? AND is_round "
+            "AND json_extract(record, '$.number') > ? ORDER BY seq LIMIT ?"
+        )
+        rows = self._db.execute(query, (self.find_run(run_id).tenant, run_id, after, most))
+        return [_read(_ROUND, row) for row in rows]
+
     def last_event(self, run_id: str) -> Event:
         """Return the newest event; every run has one."""
         tenant = self.find_run(run_id).tenant
@@ -220,7 +229,7 @@ class SqliteRunStore:
         return replace(_read(_RUN, row), rounds=tuple(_read(_ROUND, one) for one in rounds))
 
     def _add_round(self, run: TrainingRun, report: RoundReport) -> None:
-        record = _ROUND.dump_json(report).decode()
+        record = _ROUND.dump_json(replace(report, outcomes=())).decode()
         row = (run.tenant, run.run_id, report.number, SCHEMA_VERSION, record)
         self._db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?)", row)
         self._add_event(run, report)

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis.fl.v1 import training_service_pb2_grpc as pb_grpc
-from aegis_common.paging import page
+from aegis_common.paging import DEFAULT_PAGE_SIZE, page, place_of, token_of
 from aegis_common.rpc.call import Call, Context, current_call
-from aegis_fl_coordinator.adapters.convert import asked, run_message, spec_from
+from aegis_fl_coordinator.adapters.convert import asked, round_message, run_message, spec_from
 from aegis_fl_coordinator.adapters.watch import Watcher
 from aegis_fl_coordinator.domain.run import TrainingRun
 from aegis_fl_coordinator.domain.supervisor import Supervisor
@@ -53,6 +53,18 @@ class TrainingServicer(pb_grpc.TrainingServiceServicer):
         )
         return pb.ListTrainingRunsResponse(
             training_runs=[run_message(run) for run in runs], next_page_token=token
+        )
+
+    async def ListRounds(self, request: pb.ListRoundsRequest, context: Context) -> pb.ListRoundsResponse:
+        tenant = current_call().principal.tenant
+        query = f"rounds of {request.parent} of {tenant}"
+        after = int(place_of(request.page_token, query)) if request.page_token else 0
+        rounds, more = self._training.rounds(
+            tenant, run_id(request.parent), after=after, most=request.page_size or DEFAULT_PAGE_SIZE
+        )
+        return pb.ListRoundsResponse(
+            rounds=map(round_message, rounds),
+            next_page_token=token_of(str(rounds[-1].number), query) if more else "",
         )
 
     async def CancelTrainingRun(

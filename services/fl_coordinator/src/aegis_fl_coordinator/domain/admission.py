@@ -94,7 +94,7 @@ class Admission:
             raise InvalidArgument(
                 f"round {report.number} of a run with {run.spec.rounds}", round=str(report.number)
             )
-        return self._update(run_id, lambda run: run.with_round(report))
+        return self._update(run_id, lambda run: run.with_round(report, now=self._clock()))
 
     def _going(self, run_id: str) -> TrainingRun:
         run = self._store.find_run(run_id)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from enum import Enum
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,46 @@ class NodeFailure:
     message: str
 
 
+class ResultState(Enum):
+    """What became of a node's result."""
+
+    USED = "used"
+    DROPPED = "dropped"
+    LATE = "late"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutcome:
+    """What one node did in a round.
+
+    Attributes:
+        node: Its resource name, or empty when nobody knows it.
+        message: Why its result was not used, or empty.
+        bytes_sent: Content sent to it; likewise received.
+        duration: Until its result was here; None for one that was late.
+    """
+
+    node: str
+    state: ResultState
+    message: str = ""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    duration: timedelta | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What a round gave. `duration` runs from the opened gate to the aggregated model."""
+    """What a round gave.
+
+    Attributes:
+        duration: From the opened gate to the aggregated model.
+        started: When it was let in.
+        ended: When it was reported.
+        attempt: How often it was let in.
+        outcomes: What each node did, by name; empty where only the round itself is wanted.
+        cpu_s: CPU seconds beside the coordinator; None where nobody measured them.
+    """
 
     number: int
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -51,3 +89,10 @@ class RoundReport:
     delta: float | None = None
     noisy_releases: int | None = None
     gate: GateDecision | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    attempt: int = 1
+    outcomes: tuple[NodeOutcome, ...] = ()
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    cpu_s: float | None = None

@@ -89,11 +89,15 @@ class OpenGate:
     """A round that was let in: asking again gives the same answer, until it is `stale`.
 
     Attributes:
+        time: When it was let in.
+        attempt: How often.
         stale: True once the run was paused or had ended: the grid may be another one by now.
     """
 
     number: int
     decision: GateDecision
+    time: datetime | None = None
+    attempt: int = 1
     stale: bool = False
 
 
@@ -268,11 +272,15 @@ class TrainingRun:
     def with_open_gate(self, number: int, decision: GateDecision, *, now: datetime) -> TrainingRun:
         """Return the run with round *number* let in."""
         run = self.moved(State.RUNNING, f"round {number} of {self.spec.rounds}", now=now)
-        return replace(run, opened=OpenGate(number, decision), waiting_since=None)
+        before = self.opened.attempt if self.opened and self.opened.number == number else 0
+        return replace(run, opened=OpenGate(number, decision, now, before + 1), waiting_since=None)
 
-    def with_round(self, report: RoundReport) -> TrainingRun:
+    def with_round(self, report: RoundReport, *, now: datetime) -> TrainingRun:
         """Return the run with *report*, or the run itself when that round was reported before."""
         if any(known.number == report.number for known in self.rounds):
             return self
-        gate = self.opened.decision if self.opened and self.opened.number == report.number else None
-        return replace(self, rounds=(*self.rounds, replace(report, gate=gate)), submissions=0)
+        report = replace(report, ended=now)
+        if self.opened and self.opened.number == report.number:
+            gate = self.opened
+            report = replace(report, gate=gate.decision, started=gate.time, attempt=gate.attempt)
+        return replace(self, rounds=(*self.rounds, report), submissions=0)

@@ -16,10 +16,13 @@ from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig, RunNotResumable
 from aegis_fl_coordinator.domain.ports import AppBundle, RunStore
 from aegis_fl_coordinator.domain.privacy import check_privacy
+from aegis_fl_coordinator.domain.rounds import RoundReport
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, RunSpec, State, TrainingRun
 from aegis_fl_coordinator.domain.strategies import checked
 
 RESERVED_KEYS: Final = frozenset({"aegis-run"})
+_MOST_OUTCOMES: Final = 20_000
+"""Nodes of all rounds that are returned at once: an answer has a size."""
 _PATIENCE: Final = timedelta(seconds=10)
 
 
@@ -115,6 +118,30 @@ class Training:
     def list(self, tenant: str) -> list[TrainingRun]:
         """Return the tenant's runs, newest first."""
         return self._store.list_runs(tenant)
+
+    def rounds(
+        self, tenant: str, run_id: str, *, after: int, most: int
+    ) -> tuple[Sequence[RoundReport], bool]:
+        """Return some rounds of a run with all that is known of them, and whether there are more.
+
+        Args:
+            tenant: Owner of the run.
+            run_id: The part after `trainingRuns/`.
+            after: Number of the round that they begin after; 0 for the first one.
+            most: Most of them; where their nodes are many there are fewer. Range: 1 and up.
+
+        Raises:
+            UnknownTrainingRun: The tenant has no such run.
+        """
+        self._store.get_run(tenant, run_id)
+        found = self._store.rounds(run_id, after=after, most=most + 1)
+        kept, nodes = 0, 0
+        for report in found[:most]:
+            nodes += len(report.outcomes)
+            if kept and nodes > _MOST_OUTCOMES:
+                break
+            kept += 1
+        return found[:kept], len(found) > kept
 
     def cancel(self, tenant: str, run_id: str) -> TrainingRun:
         """Ask for a run to be stopped; one that has ended stays as it is.

@@ -23,7 +23,7 @@ from aegis_fl_coordinator.inprocess.flower import (
     stamp,
 )
 from aegis_fl_coordinator.inprocess.pool import Pool, Work
-from aegis_fl_coordinator.inprocess.worker import APP_FAILED
+from aegis_fl_coordinator.inprocess.worker import APP_FAILED, CPU
 
 _STOPPED: Final = "stopped: the time was up"
 
@@ -55,6 +55,7 @@ class PoolGrid(Grid):
         self._changed = threading.Condition()
         self._replies: dict[str, Message] = {}
         self._open: set[str] = set()
+        self._cpu = 0.0
         self._nodes = {
             node: _Node(context_bytes(_context(node, number, nodes, run_config)))
             for number, node in enumerate(virtual_nodes(nodes))
@@ -111,6 +112,11 @@ class PoolGrid(Grid):
         self._pool.cancel(set(message_ids), _STOPPED)
         self.wait(message_ids, None)
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU seconds of the nodes so far; work that was stopped or died is not in it."""
+        with self._changed:
+            return self._cpu
+
     def snapshot(self) -> dict[str, Any]:
         """Return what the nodes keep, for a checkpoint."""
         return {str(key): [node.messages, node.context] for key, node in self._nodes.items() if node.messages}
@@ -140,9 +146,10 @@ class PoolGrid(Grid):
     def _finisher(self, message: Message, node: _Node, key: str) -> Callable[[list[bytes] | None, str], None]:
         def finish(answer: list[bytes] | None, reason: str) -> None:
             reply: Message | None = None
+            used = 0.0
             if answer is not None:
                 try:
-                    reply, node.context = read_message(answer[0]), answer[1]
+                    reply, node.context, used = read_message(answer[0]), answer[1], CPU.unpack(answer[2])[0]
                 except Exception as error:  # whatever the app wrote between the frames
                     reason = f"the answer cannot be read: {error!r}"
             if reply is None:
@@ -150,6 +157,7 @@ class PoolGrid(Grid):
             with self._changed:
                 self._open.discard(key)
                 self._replies[key] = reply
+                self._cpu += used
                 self._changed.notify_all()
 
         return finish

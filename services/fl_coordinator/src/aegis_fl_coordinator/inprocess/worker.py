@@ -7,7 +7,9 @@ import hashlib
 import os
 import random
 import signal
+import struct
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,8 @@ from aegis_fl_coordinator.inprocess.frames import Closed, read_frame, write_fram
 
 APP_FAILED: Final = 2
 """Flower's code of an error in the client part of an app."""
+CPU: Final = struct.Struct(">d")
+"""The last part of an answer: CPU seconds since the answer before."""
 _REASON_CHARS: Final = 300
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -38,10 +42,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     folder = Path(sys.argv[1])
+    used = 0.0
     try:
         while True:
             seed, message, context = read_frame(sys.stdin.buffer)
-            write_frame(answers, *_answer(folder, seed, message, context))
+            answer = _answer(folder, seed, message, context)
+            used, counted = time.process_time(), used
+            write_frame(answers, *answer, CPU.pack(used - counted))
     except Closed:
         return
 

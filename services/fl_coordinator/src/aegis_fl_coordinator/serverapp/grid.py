@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Protocol, runtime_checkable
 
 from flwr.app import Error, Message, RecordDict
@@ -41,6 +41,10 @@ class FastGrid(Grid):
         self._grid = grid
         self._allowed = allowed
         self._poll = poll
+        self.asked: Mapping[str, int] = {}
+        """Node of each message that was sent last, by the message's id: an error need not name it."""
+        self.answered: dict[int, float] = {}
+        """Seconds until each of these nodes had answered; the others were late."""
 
     def set_run(self, run: Run) -> None:
         self._grid.set_run(run)
@@ -73,13 +77,18 @@ class FastGrid(Grid):
         sent = list(messages)
         pushed = zip(self._grid.push_messages(sent), sent, strict=True)
         waiting = {message_id: message for message_id, message in pushed if message_id}
+        self.asked = {message_id: message.metadata.dst_node_id for message_id, message in waiting.items()}
+        self.answered = {}
+        begun = time.monotonic()
         end = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
         while waiting:
             found = list(self._grid.pull_messages(waiting))
             replies += found
             for message in found:
-                waiting.pop(message.metadata.reply_to_message_id, None)
+                if waiting.pop(message.metadata.reply_to_message_id, None) is not None:
+                    node = self.asked[message.metadata.reply_to_message_id]
+                    self.answered[node] = time.monotonic() - begun
             if not waiting or (end is not None and time.monotonic() >= end):
                 break
             self._wait(waiting, end)

@@ -21,6 +21,7 @@ from aegis_fl_coordinator.runfile import RunFile
 from aegis_fl_coordinator.serverapp import checkpoint
 from aegis_fl_coordinator.serverapp.grid import PatientGrid
 from aegis_fl_coordinator.serverapp.link import Link
+from aegis_fl_coordinator.serverapp.meter import Meter
 from aegis_fl_coordinator.serverapp.privacy import Accountant
 from aegis_fl_coordinator.serverapp.state import restore_strategy, strategy_state
 from aegis_fl_coordinator.serverapp.strategies import innermost
@@ -79,6 +80,7 @@ class Coordinated(Strategy):
         self._round_timeout = round_timeout
         self._nodes = nodes
         self._privacy = Accountant(inner, run.privacy, checkpoints.parent)
+        self._meter = Meter(nodes)
         self._report = training_pb.Round()
         self._started = 0.0
         self._model = ArrayRecord()
@@ -114,12 +116,14 @@ class Coordinated(Strategy):
         self._link.await_round(number, lambda: len(list(grid.get_node_ids())))
         self._privacy.check(arrays)
         self._started = time.monotonic()
+        self._meter.begin(grid)
         self._seed(number)
         self._model = arrays
         patient = PatientGrid(grid, patience=self._round_timeout)
         messages = list(self._inner.configure_train(number, arrays, config, patient))
         self._asked = len(messages)
         self._privacy.ask(messages, self._named, self._weight_key())
+        self._meter.sent(messages)
         return messages
 
     def aggregate_train(
@@ -128,6 +132,7 @@ class Coordinated(Strategy):
         number = self.done + server_round
         # In one order, whoever answers first: sums of floats, and so whole runs, then repeat exactly.
         received = sorted(replies, key=self._order)
+        self._meter.received(received)
         failed = [(reply, _reason(reply)) for reply in received if reply.has_error()]
         sifted = sift([reply for reply in received if not reply.has_error()], self._model, self._rules())
         failed += sifted.dropped
@@ -146,12 +151,15 @@ class Coordinated(Strategy):
         if self._privacy.local:
             return []  # what nodes measured would leave them without noise
         patient = PatientGrid(grid, patience=self._round_timeout)
-        return self._inner.configure_evaluate(self.done + server_round, arrays, config, patient)
+        messages = list(self._inner.configure_evaluate(self.done + server_round, arrays, config, patient))
+        self._meter.sent(messages)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         received = sorted(replies, key=self._order)
         if self._privacy.local:
             return None
+        self._meter.received(received)
         metrics = self._inner.aggregate_evaluate(self.done + server_round, received)
         for name, value in _numbers(metrics).items():
             self._report.metrics[f"federated_{name}"] = value
@@ -171,6 +179,7 @@ class Coordinated(Strategy):
             self.metrics = {name: float(value) for name, value in self._evaluate(arrays).items()}
             for name, value in self.metrics.items():
                 self._report.metrics[name] = value
+        self._meter.add_to(self._report)
         self._report.checkpoint_sha256, content = checkpoint.digest(arrays)
         # First the checkpoint, with the report in it: then no round is lost, and none counts twice.
         checkpoint.save(self._checkpoints, self.done + server_round, content, self._state())
@@ -233,12 +242,17 @@ class Coordinated(Strategy):
             metrics={} if self._privacy.central else _numbers(metrics),
             node_results=len(sifted.usable),
             node_failures=[
-                training_pb.NodeFailure(node=self._named(reply.metadata.src_node_id), message=reason)
+                training_pb.NodeFailure(node=self._named(self._meter.node(reply)), message=reason)
                 for reply, reason in failed
             ],
             capped_nodes=[self._named(node) for node in sifted.capped],
         )
         report.duration.FromTimedelta(timedelta(seconds=time.monotonic() - self._started))
+        found = [*((reply, "") for reply in sifted.usable), *failed]
+        report.node_outcomes.extend(
+            self._meter.outcome(reply, fault, self._named(self._meter.node(reply)))
+            for reply, fault in sorted(found, key=lambda item: self._order(item[0]))
+        )
         spent = self._privacy.spent()
         if spent is not None:
             report.epsilon, report.noisy_releases = spent
@@ -246,7 +260,7 @@ class Coordinated(Strategy):
         return report
 
     def _order(self, reply: Message) -> tuple[str, int]:
-        node = reply.metadata.src_node_id
+        node = self._meter.node(reply)
         return self._named(node), node
 
     def _named(self, node: int) -> str:
