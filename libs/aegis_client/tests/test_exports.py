@@ -82,6 +82,7 @@ PUBLIC = [
     "UsageError",
     "Zone",
     "ZoneResolution",
+    "ZoneShare",
     "last_trace_id",
     "load_profile",
     "tracing",

@@ -87,6 +87,7 @@ def coordinate(mesh: Mesh, carbon: Carbon, agent: Agent, tmp_path: Path) -> Coor
             "signing_key": tmp_path / "signing.key",
             "drain": 0,
             "look": 0.05,
+            "zone": "zones/GB",
         }
         settings = Settings(**(values | changed))
         async with AsyncExitStack() as stack, running(settings, engine=engine) as server:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         Round,
         RunEvent,
         TrainingRun,
+        ZoneShare,
     )
 
 __all__ = [
@@ -143,6 +144,7 @@ __all__ = [
     "UsageError",
     "Zone",
     "ZoneResolution",
+    "ZoneShare",
     "last_trace_id",
     "load_profile",
     "tracing",
@@ -154,7 +156,10 @@ _ERRORS: Final = (
     "FailedPrecondition InvalidArgument NotFound PermissionDenied ProfileError ResourceExhausted "
     "Unauthenticated Unavailable UsageError"
 )
-_TRAINING: Final = "Aggregation CarbonPolicy Gate NodeFailure NodeOutcome Pause Round RunEvent TrainingRun"
+_TRAINING: Final = (
+    "Aggregation CarbonPolicy Gate LocalNoise NodeFailure NodeOutcome Pause Privacy Round RunEvent "
+    "TrainingRun ZoneShare"
+)
 _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",

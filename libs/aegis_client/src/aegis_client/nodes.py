@@ -27,6 +27,7 @@ class Node:
         zone: `zones/{zone}` of its grid, or empty.
         state: `REGISTERED`, `ONLINE` or `OFFLINE`.
         last_active_time: When it was last activated; None before its first call.
+        watts: Power that it draws while it trains, as its site declares it; 0 when that is not known.
     """
 
     name: str
@@ -35,10 +36,11 @@ class Node:
     state: str
     last_active_time: datetime | None
     create_time: datetime | None
+    watts: float = 0.0
 
 
 def _register(
-    node_id: str, public_key_pem: str, *, zone: str = "", timeout: float | None = None
+    node_id: str, public_key_pem: str, *, zone: str = "", watts: float = 0.0, timeout: float | None = None
 ) -> Operation[Node]:
     """Admit a node by its public key; doing so again changes nothing.
 
@@ -46,13 +48,14 @@ def _register(
         node_id: Lower-case letters, digits and `-`; 1 to 63 of them.
         public_key_pem: EC P-384, SubjectPublicKeyInfo PEM.
         zone: `GB` or `zones/GB`, or empty.
+        watts: Power that it draws while it trains, up to 10000000; 0 when that is not known.
         timeout: Deadline of the call, in seconds.
 
     Raises:
         InvalidArgument: Reason `INVALID_PUBLIC_KEY`.
         AlreadyExists: Reason `NODE_EXISTS`: the name or the key belongs to another node.
     """
-    node = pb.Node(public_key_pem=public_key_pem, zone=optional_resource("zones", zone))
+    node = pb.Node(public_key_pem=public_key_pem, zone=optional_resource("zones", zone), watts=watts)
     request = pb.RegisterNodeRequest(node_id=node_id.removeprefix("nodes/"), node=node)
     return Operation(REGISTER_NODE, request, lambda answer: _read_node(answer.node), timeout)
 
@@ -98,6 +101,7 @@ def _read_node(node: pb.Node) -> Node:
         state=enum_name(pb.Node.State, node.state),
         last_active_time=moment(node, "last_active_time"),
         create_time=moment(node, "create_time"),
+        watts=node.watts,
     )
 
 

@@ -55,6 +55,11 @@ def _create(
     zone: str = "",
     max_intensity: float | None = None,
     max_wait: float | timedelta | None = None,
+    percentile: float | None = None,
+    forecast: bool = False,
+    round_duration: float | timedelta | None = None,
+    min_saving: float | None = None,
+    max_total_wait: float | timedelta | None = None,
     config: Mapping[str, Any] | None = None,
     request_id: str = "",
     timeout: float | None = None,
@@ -82,9 +87,14 @@ def _create(
         engine: `deployment` (nodes at the sites) or `in_process` (virtual nodes beside the coordinator); if
             empty, at the sites.
         virtual_nodes: Nodes of a run in process, up to 10000; 0 means `min_nodes`.
-        zone: Grid zone that counts; if empty, the carbon service's default.
+        zone: Grid zone that counts; if empty, those of the nodes and the coordinator, by their power.
         max_intensity: Highest intensity at which a round starts, in gCO2e/kWh; None means the zone's own.
         max_wait: Longest wait before one round, in seconds, up to 7 days; None means 1 h.
+        percentile: Start at or below this percentile of the last seven days, above 0 to 100, instead.
+        forecast: Start unless a window within `max_wait` is cleaner by enough, instead.
+        round_duration: For the forecast: time that a round takes, in seconds; None means as long as before.
+        min_saving: For the forecast: least saving that is worth a wait, 0 to 1; None means 0.05.
+        max_total_wait: Longest wait of all rounds together, in seconds; None means no such limit.
         config: Values for the app's own configuration.
         request_id: Idempotency key, a UUID: the same one again returns the same run. If empty, a new one.
         timeout: Deadline of the call, in seconds.
@@ -104,6 +114,13 @@ def _create(
             zone=optional_resource("zones", zone),
             max_intensity_g_per_kwh=max_intensity,
             max_wait=duration(max_wait),
+            percentile=percentile,
+            forecast=(
+                pb.RoundForecast(round_duration=duration(round_duration), min_saving=min_saving)
+                if forecast or round_duration is not None or min_saving is not None
+                else None
+            ),
+            max_total_wait=duration(max_total_wait),
         ),
         app_config=struct(config, "config") if config else None,
         model=optional_resource("models", model),

@@ -14,16 +14,32 @@ ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneShare:
+    """A zone's part in a gate's decision.
+
+    Attributes:
+        zone: `zones/{zone}`, or empty for the carbon service's default.
+        share: Its part of the power, above 0 to 1.
+        intensity_g_per_kwh: None when there was none; it then does not count.
+    """
+
+    zone: str
+    share: float
+    intensity_g_per_kwh: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """What the carbon gate said before a round.
 
     Attributes:
-        clean: True when the intensity was low enough; false when the wait was over or there was no data.
+        clean: True when the rule was met; false when the wait was over or there was no data.
         reason: One word, for example `BELOW_THRESHOLD`, `MAX_WAIT` or `CARBON_UNAVAILABLE`.
         intensity_g_per_kwh: At the start of the round; None when there was none.
         threshold_g_per_kwh: None when the carbon service did not answer.
         source: Provider of the intensity, or empty.
         waited: Time that the round waited for the grid.
+        zones: Those that counted, the largest share first.
     """
 
     clean: bool
@@ -32,6 +48,7 @@ class Gate:
     threshold_g_per_kwh: float | None
     source: str
     waited: timedelta | None
+    zones: tuple[ZoneShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +179,24 @@ class CarbonPolicy:
     """When a round may start.
 
     Attributes:
-        zone: `zones/{zone}` that counts, or empty for the carbon service's default.
+        zone: `zones/{zone}` that counts, or empty for those of the nodes and the coordinator.
         max_intensity_g_per_kwh: Threshold; None for the zone's own.
         max_wait: Longest wait before one round.
+        percentile: Of the last seven days, instead of a threshold, or None.
+        forecast: True for waiting only where it saves enough, instead of a threshold.
+        round_duration: Time that a round takes, as told for the forecast, or None.
+        min_saving: Least saving that is worth a wait, as told for the forecast, or None.
+        max_total_wait: Longest wait of all rounds together, or None.
     """
 
     zone: str
     max_intensity_g_per_kwh: float | None
     max_wait: timedelta | None
+    percentile: float | None
+    forecast: bool
+    round_duration: timedelta | None
+    min_saving: float | None
+    max_total_wait: timedelta | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +233,7 @@ class TrainingRun:
         engine: Where the nodes are: `DEPLOYMENT` (at the sites) or `IN_PROCESS` (beside the coordinator).
         virtual_nodes: Nodes of a run in process; 0 for a run at the sites.
         seed: Of what the run draws, or None.
+        latest_start_time: When a round that waits for the grid starts at the latest; else None.
         pause: Who paused it and since when, in the states `PAUSING` and `PAUSED`; else None.
     """
 
@@ -232,6 +260,7 @@ class TrainingRun:
     carbon_policy: CarbonPolicy
     privacy: Privacy
     pause: Pause | None
+    latest_start_time: datetime | None
 
     @property
     def ended(self) -> bool:
@@ -311,6 +340,7 @@ def _read_run(run: pb.TrainingRun) -> TrainingRun:
         aggregation=_read_aggregation(run.aggregation),
         carbon_policy=_read_policy(run.carbon_policy),
         privacy=_read_privacy(run.privacy),
+        latest_start_time=moment(run, "latest_start_time"),
         pause=_read_pause(run.pause) if run.HasField("pause") else None,
     )
 
@@ -351,6 +381,11 @@ def _read_policy(message: pb.CarbonPolicy) -> CarbonPolicy:
         zone=message.zone,
         max_intensity_g_per_kwh=known(message, "max_intensity_g_per_kwh"),
         max_wait=span(message, "max_wait"),
+        percentile=known(message, "percentile"),
+        forecast=message.HasField("forecast"),
+        round_duration=span(message.forecast, "round_duration"),
+        min_saving=known(message.forecast, "min_saving"),
+        max_total_wait=span(message, "max_total_wait"),
     )
 
 
@@ -398,4 +433,8 @@ def _read_gate(gate: pb.GateDecision) -> Gate:
         threshold_g_per_kwh=known(gate, "threshold_g_per_kwh"),
         source=gate.source,
         waited=span(gate, "waited"),
+        zones=tuple(
+            ZoneShare(zone=one.zone, share=one.share, intensity_g_per_kwh=known(one, "intensity_g_per_kwh"))
+            for one in gate.zones
+        ),
     )

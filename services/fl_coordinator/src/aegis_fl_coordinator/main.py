@@ -38,6 +38,7 @@ from aegis_fl_coordinator.adapters.watch import Watcher
 from aegis_fl_coordinator.domain.admission import Admission
 from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
+from aegis_fl_coordinator.domain.grids import Site
 from aegis_fl_coordinator.domain.ports import Engine
 from aegis_fl_coordinator.domain.registry import NodeRegistry
 from aegis_fl_coordinator.domain.supervisor import Supervisor
@@ -84,7 +85,9 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
             clock=utc_now,
         )
         changes = Changes()
-        nodes = NodeRegistry(store=store, engine=engine, clock=utc_now)
+        nodes = NodeRegistry(
+            store=store, engine=engine, clock=utc_now, coordinator=Site(settings.zone, settings.watts)
+        )
         address = _Address(settings)
         supervisor = Supervisor(
             store=store,
@@ -106,7 +109,9 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
             defaults=Defaults(settings.num_rounds, settings.min_clients),
             check_in_process=in_process.check_enabled,
         )
-        admission = Admission(store=store, gate=GrpcCarbonGate(carbon), changes=changes, clock=utc_now)
+        admission = Admission(
+            store=store, gate=GrpcCarbonGate(carbon), nodes=nodes, changes=changes, clock=utc_now
+        )
         watcher = Watcher(store=store, changes=changes, clock=utc_now)
         server = await stack.enter_async_context(
             serving(

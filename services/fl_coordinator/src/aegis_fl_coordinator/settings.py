@@ -46,6 +46,10 @@ class Settings(ServiceSettings):
     """Flower app folders besides the bundled ones; the name of a folder is the app's name."""
     approved_apps: tuple[str, ...] = ()
     """SHA-256 digests, 64 hex digits, of app bundles that may run for every tenant, as the bundled may."""
+    zone: str = Field(default="", pattern="^(zones/[A-Za-z0-9][A-Za-z0-9_-]{0,62})?$")
+    """Grid zone of this machine, `zones/{zone}`; empty means the carbon service's default."""
+    watts: float = Field(default=0.0, ge=0, le=10_000_000)
+    """Power that this machine draws for a run; 0 when it is not known."""
     num_rounds: int = Field(
         default=10,
         ge=1,

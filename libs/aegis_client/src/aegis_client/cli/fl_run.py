@@ -97,6 +97,24 @@ def run(
     max_wait: Annotated[
         str, typer.Option(metavar="DURATION", help="Longest wait before a round, up to 7d. Default: 1h.")
     ] = "",
+    percentile: Annotated[
+        float | None,
+        typer.Option(help="Start at or below this percentile of the last 7 days, instead of a threshold."),
+    ] = None,
+    forecast: Annotated[
+        bool,
+        typer.Option("--forecast", help="Wait only where the forecast saves enough, instead of a threshold."),
+    ] = False,
+    min_saving: Annotated[
+        float | None, typer.Option(help="Least saving that is worth a wait, 0 to 1. Default: 0.05.")
+    ] = None,
+    round_duration: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="Time that a round takes, to forecast. Default: as before."),
+    ] = "",
+    max_total_wait: Annotated[
+        str, typer.Option(metavar="DURATION", help="Longest wait of all rounds together. Default: no limit.")
+    ] = "",
     request_id: Annotated[
         str, typer.Option(metavar="UUID", help="Idempotency key: the same one again gives the same run.")
     ] = "",
@@ -126,6 +144,11 @@ def run(
             zone=zone,
             max_intensity=max_intensity,
             max_wait=duration_s(max_wait, "--max-wait"),
+            percentile=percentile,
+            forecast=forecast,
+            min_saving=min_saving,
+            round_duration=duration_s(round_duration, "--round-duration"),
+            max_total_wait=duration_s(max_total_wait, "--max-total-wait"),
             config=_values(config, "--config"),
             request_id=request_id,
         )

@@ -38,6 +38,9 @@ def register(
     node: Annotated[str, typer.Argument(help="Id of the node, for example site-1.")],
     public_key: Annotated[Path, typer.Option(metavar="PEM", help="File of its public key.")],
     zone: Annotated[str, typer.Option(help="Grid zone of the site.", show_default=False)] = "",
+    watts: Annotated[
+        float, typer.Option(min=0, help="Power that it draws while it trains, its weight in the carbon gate.")
+    ] = 0.0,
     output: Output = Format.TEXT,
 ) -> None:
     """Admit a node by its public key."""
@@ -48,7 +51,7 @@ def register(
     except UnicodeDecodeError as error:
         raise UsageError(f"--public-key {public_key} is no PEM file") from error
     with state_of(ctx).client() as client:
-        made = client.nodes.register(node, pem, zone=zone)
+        made = client.nodes.register(node, pem, zone=zone, watts=watts)
     if output is Format.JSON:
         print_json(made)
     else:

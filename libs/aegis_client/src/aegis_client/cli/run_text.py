@@ -115,4 +115,10 @@ def pause_text(found: Pause) -> str:
 def policy_text(found: CarbonPolicy) -> str:
     limit = found.max_intensity_g_per_kwh
     at = "the zone's threshold" if limit is None else f"at most {limit:g} gCO2e/kWh"
-    return f"{short(found.zone) or 'default zone'}, {at}, waits up to {seconds(found.max_wait)} a round"
+    if found.percentile is not None:
+        at = f"percentile {found.percentile:g} of 7 days"
+    elif found.forecast:
+        at = "by forecast"
+    total = "" if found.max_total_wait is None else f", {seconds(found.max_total_wait)} in all"
+    zone = short(found.zone) or "zones of nodes and coordinator"
+    return f"{zone}, {at}, waits up to {seconds(found.max_wait)} a round{total}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from aegis.fl.v1 import node_service_pb2 as node_pb
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis_common.rpc.times import duration, timestamp
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
-from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy
+from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy, RoundForecast
 from aegis_fl_coordinator.domain.nodes import NodeStatus
 from aegis_fl_coordinator.domain.privacy import DELTA, LocalNoise, Privacy
 from aegis_fl_coordinator.domain.rounds import (
@@ -31,17 +32,11 @@ def spec_from(message: pb.TrainingRun) -> RunSpec:
     Raises:
         InvalidRunConfig: A value of `app_config` or the parameters is no string, number or bool.
     """
-    policy = message.carbon_policy
-    has_limit = policy.HasField("max_intensity_g_per_kwh")
     return RunSpec(
         app=message.app,
         rounds=message.rounds,
         min_nodes=message.min_nodes,
-        carbon=CarbonPolicy(
-            zone=policy.zone,
-            max_intensity=policy.max_intensity_g_per_kwh if has_limit else None,
-            max_wait=policy.max_wait.ToTimedelta() if policy.HasField("max_wait") else DEFAULT_MAX_WAIT,
-        ),
+        carbon=_policy_from(message.carbon_policy),
         config=_config_from(message.app_config, "app_config"),
         model=message.model,
         engine=(
@@ -120,11 +115,8 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         app=spec.app,
         rounds=spec.rounds,
         min_nodes=spec.min_nodes,
-        carbon_policy=pb.CarbonPolicy(
-            zone=spec.carbon.zone,
-            max_intensity_g_per_kwh=spec.carbon.max_intensity,
-            max_wait=duration(spec.carbon.max_wait),
-        ),
+        carbon_policy=_policy_message(spec.carbon),
+        latest_start_time=timestamp(run.latest_start),
         model=spec.model,
         state=pb.TrainingRun.State.Value(f"STATE_{run.state.name}"),
         state_message=run.message,
@@ -145,6 +137,49 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
     )
     if spec.config:
         message.app_config.update(dict(spec.config))
+    return message
+
+
+def _policy_from(message: pb.CarbonPolicy) -> CarbonPolicy:
+    forecast = message.forecast
+    return CarbonPolicy(
+        zone=message.zone,
+        max_intensity=_given(message, "max_intensity_g_per_kwh"),
+        max_wait=message.max_wait.ToTimedelta() if message.HasField("max_wait") else DEFAULT_MAX_WAIT,
+        percentile=_given(message, "percentile"),
+        forecast=(
+            RoundForecast(_span(forecast, "round_duration"), _given(forecast, "min_saving"))
+            if message.HasField("forecast")
+            else None
+        ),
+        max_total_wait=_span(message, "max_total_wait"),
+    )
+
+
+def _given(message: Message, field: str) -> float | None:
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def _span(message: Message, field: str) -> timedelta | None:
+    return getattr(message, field).ToTimedelta() if message.HasField(field) else None
+
+
+def _policy_message(policy: CarbonPolicy) -> pb.CarbonPolicy:
+    forecast, total = policy.forecast, policy.max_total_wait
+    message = pb.CarbonPolicy(
+        zone=policy.zone,
+        max_intensity_g_per_kwh=policy.max_intensity,
+        max_wait=duration(policy.max_wait),
+        percentile=policy.percentile,
+        max_total_wait=None if total is None else duration(total),
+    )
+    if forecast is not None:
+        took = forecast.duration
+        message.forecast.CopyFrom(
+            pb.RoundForecast(
+                round_duration=None if took is None else duration(took), min_saving=forecast.min_saving
+            )
+        )
     return message
 
 
@@ -254,6 +289,7 @@ def node_message(status: NodeStatus) -> node_pb.Node:
         state=node_pb.Node.State.Value(f"STATE_{status.state.name}"),
         last_active_time=timestamp(status.last_active),
         create_time=timestamp(status.node.create_time),
+        watts=status.node.watts,
     )
 
 
@@ -265,4 +301,8 @@ def _gate_message(gate: GateDecision) -> pb.GateDecision:
         threshold_g_per_kwh=gate.threshold,
         source=gate.source,
         waited=duration(gate.waited),
+        zones=[
+            pb.ZoneShare(zone=one.zone, share=one.share, intensity_g_per_kwh=one.intensity)
+            for one in gate.zones
+        ],
     )

@@ -31,6 +31,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             request.node_id,
             public_key_pem=canonical_key(request.node.public_key_pem),
             zone=request.node.zone,
+            watts=request.node.watts,
         )
         return pb.RegisterNodeResponse(node=node_message(status))
 

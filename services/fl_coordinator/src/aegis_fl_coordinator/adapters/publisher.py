@@ -66,7 +66,7 @@ def provenance(run: TrainingRun, model: ExportedModel) -> dict[str, Any]:
 def _round(report: dict[str, Any]) -> dict[str, Any]:
     gate = report["gate"]
     if gate is not None:
-        gate = gate | {"waited": gate["waited"].total_seconds()}
+        gate = gate | {"waited": gate["waited"].total_seconds(), "zones": list(gate["zones"])}
     failures = list(report["node_failures"])
     metrics = dict(report["metrics"])
     duration = report["duration"].total_seconds()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,21 +14,27 @@ from aegis_common.clock import Clock
 from aegis_common.errors import InvalidArgument
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import CarbonUnavailable, InvalidRunToken, RunEnded, UnknownZone
-from aegis_fl_coordinator.domain.gate import CarbonGate, Wait, decide
+from aegis_fl_coordinator.domain.gate import CarbonAnswer, CarbonGate, Wait, decide
+from aegis_fl_coordinator.domain.grids import combined, shares
 from aegis_fl_coordinator.domain.ports import RunStore
 from aegis_fl_coordinator.domain.privacy import budget_fault
+from aegis_fl_coordinator.domain.registry import NodeRegistry
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
 from aegis_fl_coordinator.domain.run import State, TrainingRun
 from aegis_fl_coordinator.domain.training import token_digest
 
 Change = Callable[[TrainingRun], TrainingRun]
+_log: Final = logging.getLogger(__name__)
 _ASK_NODES_AGAIN: Final = timedelta(seconds=1)
 
 
 class Admission:
     """Rounds of all runs; a caller reaches the run of its token only."""
 
-    def __init__(self, *, store: RunStore, gate: CarbonGate, changes: Changes, clock: Clock) -> None:
+    def __init__(
+        self, *, store: RunStore, gate: CarbonGate, nodes: NodeRegistry, changes: Changes, clock: Clock
+    ) -> None:
+        self._nodes = nodes
         self._store = store
         self._gate = gate
         self._changes = changes
@@ -112,16 +120,32 @@ class Admission:
             raise RunEnded(fault, name=run.name, state=State.FAILED.value)
 
     async def _ask(self, run: TrainingRun, *, since: datetime) -> GateDecision | Wait:
+        policy = run.spec.carbon
+        parts = {policy.zone: 1.0} if policy.zone else shares(await self._nodes.sites(run))
+        found = await asyncio.gather(*(self._ask_zone(run, zone, since=since) for zone in parts))
+        answer = combined(dict(zip(parts, found, strict=True)), parts)
+        return decide(answer, policy, since=since, now=self._clock(), rounds=run.rounds)
+
+    async def _ask_zone(self, run: TrainingRun, zone: str, *, since: datetime) -> CarbonAnswer | None:
+        policy = run.spec.carbon
         try:
-            answer = await self._gate.check(
-                run.spec.carbon, principal=run.principal, traceparent=run.traceparent
+            return await self._gate.check(
+                policy,
+                zone=zone,
+                duration=policy.round_duration(run.rounds),
+                latest=policy.latest_start(since, run.rounds)[0],
+                principal=run.principal,
+                traceparent=run.traceparent,
             )
         except CarbonUnavailable:
-            answer = None
+            return None
         except UnknownZone as error:
+            if not policy.zone:
+                # A site that has its zone wrong must not end the run of all.
+                _log.warning("run %s: a node's zone does not count: %s", run.name, error.message)
+                return None
             self._move(run.run_id, State.FAILED, error.message)
             raise RunEnded(error.message, name=run.name, state=State.FAILED.value) from error
-        return decide(answer, run.spec.carbon, since=since, now=self._clock())
 
     def _open(self, run_id: str, number: int, decision: GateDecision) -> None:
         def change(run: TrainingRun) -> TrainingRun:

@@ -24,7 +24,7 @@ class NodeState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A registered node. `engine_node` is Flower's id of it."""
+    """A registered node. `engine_node` is Flower's id of it; `watts` is 0 when its site declares none."""
 
     tenant: str
     node_id: str
@@ -32,6 +32,7 @@ class Node:
     zone: str
     engine_node: int
     create_time: datetime
+    watts: float = 0.0
 
     @property
     def name(self) -> str:

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aegis_common.clock import Clock
+from aegis_fl_coordinator.domain.errors import EngineUnavailable
+from aegis_fl_coordinator.domain.grids import Site
 from aegis_fl_coordinator.domain.nodes import EngineNode, Node, NodeState, NodeStatus
 from aegis_fl_coordinator.domain.ports import Engine, RunStore
+from aegis_fl_coordinator.domain.run import EngineKind, TrainingRun
 
 
 class NodeRegistry:
     """Nodes of all tenants; every method sees one tenant only."""
 
-    def __init__(self, *, store: RunStore, engine: Engine, clock: Clock) -> None:
+    def __init__(
+        self, *, store: RunStore, engine: Engine, clock: Clock, coordinator: Site | None = None
+    ) -> None:
+        self._coordinator = coordinator or Site()
         self._store = store
         self._engine = engine
         self._clock = clock
 
-    async def register(self, tenant: str, node_id: str, *, public_key_pem: str, zone: str) -> NodeStatus:
+    async def register(
+        self, tenant: str, node_id: str, *, public_key_pem: str, zone: str, watts: float
+    ) -> NodeStatus:
         """Admit a node; the same name and key again change nothing.
 
         Args:
@@ -25,6 +33,7 @@ class NodeRegistry:
             node_id: The part after `nodes/`.
             public_key_pem: EC P-384 key, SubjectPublicKeyInfo PEM, in canonical form.
             zone: Resource name of its grid zone, or empty.
+            watts: Power that it draws while it trains; 0 if that is not known.
 
         Raises:
             NodeExists: The name or the key belongs to another node.
@@ -34,7 +43,7 @@ class NodeRegistry:
         known = self._store.same_node(tenant, node_id, public_key_pem)
         if known is None:
             engine_node = await self._engine.register_node(public_key_pem)
-            node = Node(tenant, node_id, public_key_pem, zone, engine_node, self._clock())
+            node = Node(tenant, node_id, public_key_pem, zone, engine_node, self._clock(), watts)
             known = self._store.add_node(node)
         return await self._status(known)
 
@@ -60,6 +69,20 @@ class NodeRegistry:
     async def online(self, tenant: str) -> int:
         """Return how many of the tenant's nodes are online."""
         return sum(status.state is NodeState.ONLINE for status in await self.list(tenant))
+
+    async def sites(self, run: TrainingRun) -> Sequence[Site]:
+        """Return where a run's work is done: at the coordinator, and at its tenant's nodes that are online.
+
+        While Flower does not answer, all nodes of the tenant count.
+        """
+        if run.spec.engine is EngineKind.IN_PROCESS:
+            return [self._coordinator]
+        try:
+            seen = await self.list(run.tenant)
+            nodes = [status.node for status in seen if status.state is NodeState.ONLINE]
+        except EngineUnavailable:
+            nodes = self._store.list_nodes(run.tenant)
+        return [self._coordinator, *(Site(node.zone, node.watts) for node in nodes)]
 
     def names(self, tenant: str) -> Mapping[int, str]:
         """Return the engine's id of each node of the tenant, to its resource name."""

@@ -9,16 +9,32 @@ from enum import Enum
 
 
 @dataclass(frozen=True, slots=True)
+class ZoneShare:
+    """A zone's part in a gate's decision.
+
+    Attributes:
+        zone: Resource name; empty for the carbon service's default.
+        share: Its part of the power, above 0 to 1.
+        intensity: In gCO2e/kWh; None when there was none.
+    """
+
+    zone: str
+    share: float
+    intensity: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GateDecision:
     """What the carbon gate said before a round.
 
     Attributes:
-        clean: True when the intensity was at or below the threshold.
-        reason: One word: the carbon service's, or `MAX_WAIT` or `CARBON_UNAVAILABLE`.
+        clean: True when the rule was met.
+        reason: One word: the carbon service's, or `MAX_WAIT`, `MAX_TOTAL_WAIT` or `CARBON_UNAVAILABLE`.
         intensity: In gCO2e/kWh; None when there was none.
         threshold: In gCO2e/kWh; None when the carbon service did not answer.
         source: Provider of the intensity, or empty.
         waited: Time that the round waited for the grid.
+        zones: The zones that counted.
     """
 
     clean: bool
@@ -27,6 +43,7 @@ class GateDecision:
     threshold: float | None = None
     source: str = ""
     waited: timedelta = timedelta()
+    zones: tuple[ZoneShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

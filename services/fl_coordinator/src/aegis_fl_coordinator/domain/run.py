@@ -179,6 +179,13 @@ class TrainingRun:
         return self.ended or self.state is State.CANCELLING
 
     @property
+    def latest_start(self) -> datetime | None:
+        """When the round that waits for the grid starts at the latest; None where none waits."""
+        if self.state is not State.WAITING_FOR_GRID or self.waiting_since is None:
+            return None
+        return self.spec.carbon.latest_start(self.waiting_since, self.rounds)[0]
+
+    @property
     def let_in(self) -> int:
         """The newest round that may be trained; 0 for none."""
         return self.opened.number if self.opened and not self.opened.stale else 0

@@ -81,6 +81,7 @@ class Training:
             EngineNotEnabled: Runs in process are not allowed here.
             RequestIdReused: The id came with another request before.
         """
+        spec.carbon.check()
         app = await self._apps.get(creator.tenant, spec.app)
         spec = replace(
             with_nodes(spec, default=self._defaults.min_nodes),

@@ -44,10 +44,17 @@ async def until_state(stubs: Stubs, name: str, state: pb.TrainingRun.State.Value
     return await get(stubs, name)
 
 
-async def register(coordinator: Coordinator, folder: Path, node_id: str = "site-1") -> node_pb.Node:
+async def register(
+    coordinator: Coordinator,
+    folder: Path,
+    node_id: str = "site-1",
+    *,
+    zone: str = "zones/GB",
+    watts: float = 0,
+) -> node_pb.Node:
     """Register a node with a key of its own in *folder*."""
     admin = await coordinator.as_account("admin")
-    node = node_pb.Node(public_key_pem=node_key(folder / f"{node_id}.key"), zone="zones/GB")
+    node = node_pb.Node(public_key_pem=node_key(folder / f"{node_id}.key"), zone=zone, watts=watts)
     return (await admin.nodes.RegisterNode(node_pb.RegisterNodeRequest(node_id=node_id, node=node))).node
 
 

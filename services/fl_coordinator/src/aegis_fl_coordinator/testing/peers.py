@@ -15,6 +15,8 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
     def __init__(self) -> None:
         self.answer: carbon_pb.CheckScheduleResponse | None = clean_grid()
         self.failure: Exception = RuntimeError("no carbon")
+        self.zones: dict[str, carbon_pb.CheckScheduleResponse] = {}
+        """Answers for some zones; the others get *answer*."""
         self.calls: list[tuple[carbon_pb.CheckScheduleRequest, Call]] = []
         self.port = 0
 
@@ -26,7 +28,7 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
         self.calls.append((request, current_call()))
         if self.answer is None:
             raise self.failure
-        return self.answer
+        return self.zones.get(request.zone, self.answer)
 
 
 def clean_grid() -> carbon_pb.CheckScheduleResponse:
