@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from aegis.carbon.v1 import reservation_service_pb2 as pb
 from aegis.carbon.v1 import reservation_service_pb2_grpc as pb_grpc
@@ -24,6 +26,7 @@ from aegis_carbon.testing.clock import ManualClock
 from aegis_carbon.testing.kube_api import KubeApi
 from aegis_carbon.testing.kube_cluster import Request
 from aegis_carbon.testing.uk_api import Answer, UkApi
+from aegis_common.errors import ConfigurationError
 from aegis_common.testing.pki import Mesh
 from aegis_common.testing.ports import free_port
 from aegis_common.testing.redis import RedisServer
@@ -174,6 +177,7 @@ async def test_a_job_waits_for_its_window_runs_once_and_its_end_is_reported(
     await until(lambda: world.told() == {"WaitingForCleanPower", "Started"})
 
 
+@pytest.mark.long
 async def test_work_that_may_be_interrupted_pauses_and_goes_on_with_the_grid(
     world: World, controller: Running
 ) -> None:
@@ -222,6 +226,48 @@ async def test_a_dead_carbon_service_makes_no_job_late_and_learns_of_it_when_it_
     await until(lambda: "DeadlineNear" in world.told())
 
 
+async def test_it_is_ready_when_it_has_seen_every_job_and_counts_what_it_told(
+    world: World, controller: Running
+) -> None:
+    world.create("late", duration="1h", deadline="1h")
+    await until(lambda: world.phase("late") == ("released", False))
+    await until(lambda: bool(world.told()))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{controller.ops_port}", trust_env=False) as ops:
+        ready = await ops.get("/ready")
+        metrics = (await ops.get("/metrics")).text
+
+    assert 200 == ready.status_code
+    assert re.search(r'carbon_controller_events_total\{[^}]*reason="DeadlineNear"[^}]*\} 1', metrics)
+    assert re.search(r'carbon_controller_jobs\{[^}]*phase="released"[^}]*\} 1', metrics)
+    assert re.search(r"carbon_controller_leading(\{[^}]*\})? 1", metrics)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"namespaces": {"a": "NO"}}, "NO"),
+        ({"namespaces": {}}, "namespaces"),
+        ({"cluster": ""}, "cluster"),
+        ({"carbon": "carbon"}, "carbon"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(world: World, setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        world.settings(**setting)
+
+
+async def test_a_token_is_not_sent_in_clear_and_a_missing_file_is_named(world: World) -> None:
+    for setting, message in (
+        ({"api_server": "http://api.example:6443"}, "write https://"),
+        ({"api_server": ""}, "KUBERNETES_SERVICE_HOST"),
+        ({"api_ca": Path("/nowhere/ca.crt")}, "/nowhere/ca.crt"),
+        ({"lease_namespace": ""}, "AEGIS_CONTROLLER_LEASE_NAMESPACE"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            async with running(world.settings(**setting)):
+                pass
+
+
 async def test_a_job_that_is_deleted_while_it_waits_gives_its_reservation_back(
     world: World, controller: Running
 ) -> None:
@@ -233,6 +279,24 @@ async def test_a_job_that_is_deleted_while_it_waits_gives_its_reservation_back(
     await world.reserved(State.STATE_CANCELLED)
 
 
+@pytest.mark.long
+async def test_a_wish_that_is_taken_back_gives_its_reservation_back(
+    world: World, controller: Running
+) -> None:
+    world.create()
+    await until(world.booked)
+
+    def without(item: dict[str, Any]) -> None:
+        kept = {RECORD: item["metadata"]["annotations"][RECORD]}
+        item["metadata"]["annotations"] = kept
+
+    world.api.edit_job("train", without)
+
+    await world.reserved(State.STATE_CANCELLED)
+    await until(lambda: world.phase() == ("none", True))
+
+
+@pytest.mark.long
 async def test_what_was_deleted_while_no_controller_ran_is_given_back_but_not_another_clusters(
     world: World,
 ) -> None:
@@ -261,6 +325,7 @@ async def test_a_zone_that_nobody_covers_lets_the_job_run_and_names_it(
     assert "demo-day" in event["message"]
 
 
+@pytest.mark.long
 async def test_a_changed_wish_gives_the_old_reservation_back(world: World, controller: Running) -> None:
     world.create()
     await until(world.booked)

@@ -108,9 +108,9 @@ async def running(
         )
         renew_s = settings.lease_duration.total_seconds() / _RENEWALS
         loops = {
-            "election": _loop(election.turn, asyncio.Event(), renew_s),
-            "controller": _loop(controller.turn, store.wake, _LOOK_S),
-            "bookings": _loop(bookings.turn, bookings.wake, settings.poll.total_seconds()),
+            "election": _loop(election.turn, asyncio.Event(), lambda: renew_s),
+            "controller": _loop(controller.turn, store.wake, lambda: controller.idle_s(_LOOK_S)),
+            "bookings": _loop(bookings.turn, bookings.wake, settings.poll.total_seconds),
             **{
                 f"jobs of {scope or 'all'}": Reflector(client, scope, store).run() for scope in tenants.scopes
             },
@@ -131,16 +131,18 @@ def _ready(store: JobStore, tasks: list[asyncio.Task[None]]) -> bool:
     return store.synced and not any(task.done() for task in tasks)
 
 
-async def _loop(turn: Callable[[], Awaitable[None]], wake: asyncio.Event, pause_s: float) -> None:
+async def _loop(
+    turn: Callable[[], Awaitable[None]], wake: asyncio.Event, pause_s: Callable[[], float]
+) -> None:
     """Take one turn after another, the next when it is woken or after a pause; no failure ends it."""
     while True:
         try:
             await turn()
         except Exception:
             _log.exception("a turn failed")
-            await asyncio.sleep(min(1.0, pause_s))
+            await asyncio.sleep(_LOOK_S)
         with suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
+            async with asyncio.timeout(pause_s()):
                 await wake.wait()
 
 

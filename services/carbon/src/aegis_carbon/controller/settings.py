@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
@@ -16,6 +17,7 @@ from aegis_common.files import read_file
 from aegis_common.settings import ProcessSettings, Seconds
 
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _NAME: Final = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 
 
@@ -36,8 +38,8 @@ class ControllerSettings(ProcessSettings):
     )
     original_variables: ClassVar[Mapping[str, str]] = {
         **ProcessSettings.original_variables,
-        "KUBERNETES_SERVICE_HOST": "service_host",
-        "KUBERNETES_SERVICE_PORT": "service_port",
+        "KUBERNETES_SERVICE_HOST": "kubernetes_host",
+        "KUBERNETES_SERVICE_PORT": "kubernetes_port",
     }
 
     cluster: str = Field(pattern=_NAME)
@@ -51,9 +53,9 @@ class ControllerSettings(ProcessSettings):
 
     api_server: str = Field(default="", pattern=r"^(https?://.+)?$")
     """URL of the API server; if empty, that of the cluster it runs in (`KUBERNETES_SERVICE_HOST`)."""
-    service_host: str = ""
+    kubernetes_host: str = ""
     """Also `KUBERNETES_SERVICE_HOST`, which the kubelet sets."""
-    service_port: int = Field(default=443, ge=1, le=65535)
+    kubernetes_port: int = Field(default=443, ge=1, le=65535)
     """Also `KUBERNETES_SERVICE_PORT`."""
     api_ca: Path = _ACCOUNT / "ca.crt"
     """CA certificates of the API server, PEM."""
@@ -82,16 +84,24 @@ class ControllerSettings(ProcessSettings):
         """URL of the API server.
 
         Raises:
-            ConfigurationError: None is set, and this is no pod.
+            ConfigurationError: None is set, and this is no pod; or the token would go over a network in
+                clear.
         """
         if self.api_server:
+            parts = urlsplit(self.api_server)
+            if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+                raise ConfigurationError(
+                    f"AEGIS_CONTROLLER_API_SERVER {self.api_server!r}: write https://; plain http is for "
+                    "loopback only",
+                    api_server=self.api_server,
+                )
             return self.api_server
-        if not self.service_host:
+        if not self.kubernetes_host:
             raise ConfigurationError(
                 "no API server: set AEGIS_CONTROLLER_API_SERVER, or run in a pod (KUBERNETES_SERVICE_HOST)"
             )
-        host = f"[{self.service_host}]" if ":" in self.service_host else self.service_host
-        return f"https://{host}:{self.service_port}"
+        host = f"[{self.kubernetes_host}]" if ":" in self.kubernetes_host else self.kubernetes_host
+        return f"https://{host}:{self.kubernetes_port}"
 
     @property
     def home(self) -> str:

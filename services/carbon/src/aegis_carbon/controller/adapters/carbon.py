@@ -79,7 +79,7 @@ class GrpcReservations:
 
     async def create(self, wanted: Wanted) -> Reservation:
         request = pb.CreateReservationRequest(
-            reservation=_asked(wanted, self._cluster), request_id=f"{wanted.uid}.{wanted.digest}"
+            reservation=_asked(wanted, self._cluster), request_id=wanted.key
         )
         with self._for(wanted.tenant, refuses=True):
             answer = await self._stub.CreateReservation(request, timeout=_TIMEOUT_S)

@@ -59,7 +59,9 @@ class KubeClient:
             trust = ssl.create_default_context(cadata=read_file(ca, "CA of the API server").decode())
         except (ssl.SSLError, ValueError) as error:
             raise ConfigurationError(f"{ca} holds no PEM certificate: {error}", path=str(ca)) from error
-        async with httpx.AsyncClient(verify=trust, timeout=_TIMEOUT, trust_env=False) as http:
+        # Each namespace that is watched keeps a connection.
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(verify=trust, timeout=_TIMEOUT, limits=limits, trust_env=False) as http:
             yield cls(server, token, http)
 
     async def call(

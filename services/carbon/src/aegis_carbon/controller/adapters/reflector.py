@@ -16,8 +16,10 @@ from aegis_carbon.controller.domain.job import Job, JobStore
 from aegis_carbon.controller.domain.ports import ApiUnavailable
 
 PAGE: Final = 500
-_WATCH_S: Final = 240
-_SILENCE_S: Final = _WATCH_S + 60.0
+_WATCH_S: Final = 60
+"""How long a watch lasts: a connection that is dead unseen is noticed soon after."""
+_SILENCE_S: Final = _WATCH_S + 15.0
+_AT_ONCE_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 30.0
 _log: Final = logging.getLogger(__name__)
@@ -90,20 +92,21 @@ class Reflector:
         return version
 
     async def _watch(self) -> bool:
-        """Follow the changes until the stream ends; return whether it said anything."""
+        """Follow the changes until the stream ends; return false if it ended at once, without a word."""
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
             "timeoutSeconds": str(_WATCH_S),
         }
-        said = False
+        loop = asyncio.get_running_loop()
+        began_s, said = loop.time(), False
         async with self._client.stream(self._path, query=query, silence_s=_SILENCE_S) as lines:
             async for line in lines:
                 if line:
                     self._take(line)
                     said, self._failures = True, 0
-        return said
+        return said or loop.time() - began_s > _AT_ONCE_S
 
     def _take(self, line: str) -> None:
         """Take one event in, and go on from its version the next time."""

@@ -86,6 +86,7 @@ class Bookings:
         """Start anew: another leader has acted since."""
         for kept in (self._trouble, self._found, self._refused, self._wanted, self._later, self._sent):
             kept.clear()
+        self.wake.set()
 
     async def turn(self) -> None:
         """Ask, compare and make good; a tenant whose answer fails waits for the next turn."""
@@ -133,13 +134,14 @@ class Bookings:
                 await self._compare(tenant, job, current.get(job.uid))
 
     async def _left_behind(self, item: Reservation) -> None:
-        """The Job of a reservation is not here: give it back, if the Job is really gone."""
+        """The Job of a reservation is not here: give it back, if the Job is gone, or its wish is."""
         try:
-            if await self._jobs.read(item.namespace, item.job, item.uid) is not None:
-                return
+            found = await self._jobs.read(item.namespace, item.job, item.uid)
         except ApiUnavailable:
             return
-        if item.state is State.RUNNING:
+        if found is not None and found.ours:
+            return
+        if found is None and item.state is State.RUNNING:
             token = item.signal.token if item.signal is not None else item.start_token
             await self._reservations.report(item.tenant, item.name, Report(Event.FINISHED, token, None))
         else:
@@ -185,7 +187,7 @@ class Bookings:
 
     async def _made(self, wanted: Wanted, job: Job) -> Reservation | None:
         if wanted.digest != digest(job.annotations):
-            del self._wanted[job.uid]
+            self._wanted.pop(job.uid, None)
             return None
         made = None
         try:
@@ -196,7 +198,7 @@ class Bookings:
         except Later as later:
             self._later[job.uid] = later.message
             return None
-        del self._wanted[job.uid]
+        self._wanted.pop(job.uid, None)
         self._later.pop(job.uid, None)
         return made
 

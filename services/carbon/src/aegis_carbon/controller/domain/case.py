@@ -101,7 +101,12 @@ class Case:
     @property
     def wanted(self) -> Wanted:
         """The reservation that is made for it."""
+        key = f"{self.job.uid}.{self.digest}"
+        if self.record is not None and self.record.wish == self.digest:
+            # A wish that is taken back and made again is another one.
+            key += f".{round(self.record.since.timestamp())}"
         return Wanted(
+            key=key,
             tenant=self.tenant,
             uid=self.job.uid,
             namespace=self.job.namespace,

@@ -19,6 +19,7 @@ from aegis_common.clock import Clock
 
 _AGAIN: Final = timedelta(seconds=1)
 _AT_ONCE: Final = 16
+_LEAST_S: Final = 0.02
 _MOST_NOTES: Final = 100
 _log: Final = logging.getLogger(__name__)
 
@@ -92,6 +93,12 @@ class Controller:
         changed |= {uid for uid, due in self._due.items() if now >= due.at or elapsed_s >= due.elapsed_s}
         limit = asyncio.Semaphore(_AT_ONCE)
         await asyncio.gather(*(self._guarded(uid, limit) for uid in changed))
+
+    def idle_s(self, most_s: float) -> float:
+        """Return for how many seconds nothing is due, at most *most_s*: clocks are set."""
+        now, elapsed_s = self._clock(), self._elapsed()
+        waits = (min((due.at - now).total_seconds(), due.elapsed_s - elapsed_s) for due in self._due.values())
+        return min(most_s, max(_LEAST_S, min(waits, default=most_s))) if self._led else most_s
 
     async def _guarded(self, uid: str, limit: asyncio.Semaphore) -> None:
         """Look at one Job; what goes wrong with it must not keep another one from its start."""

@@ -95,7 +95,7 @@ def _followed(case: Case) -> Decision:
     if record is not None and record.wish != case.digest:
         if record.held and job.suspended:
             fresh = case.record_of(Phase.WAITING, found_suspended=record.found_suspended)
-            return Decision(Change(None, fresh), (notes.wish_changed(),), wanted=case.wanted)
+            return Decision(Change(None, fresh), (notes.wish_changed(),))
         record = None
     if record is None:
         return _first(case)
@@ -118,16 +118,14 @@ def _first(case: Case) -> Decision:
         if not (job.handed_over or RECORD in job.annotations):
             return Decision(notes=(notes.suspended_elsewhere(),))
         taken = case.record_of(Phase.WAITING, found_suspended=job.handed_over)
-        return Decision(Change(None, taken), wanted=case.wanted)
+        return Decision(Change(None, taken))
     if case.now >= case.latest_start():
         return Decision(notes=(notes.no_slack(case.wish.deadline),))
     if not job.started:
         if case.known.trouble and case.wish.on_missing == RUN_NOW:
             return Decision(notes=(notes.carbon_unavailable(case.known.trouble),))
         taken = case.record_of(Phase.WAITING)
-        return Decision(
-            Change(suspend=True, record=taken), (notes.waiting(case.latest_start()),), wanted=case.wanted
-        )
+        return Decision(Change(suspend=True, record=taken), (notes.waiting(case.latest_start()),))
     if not case.wish.interruptible:
         return Decision(notes=(notes.already_running(),))
     return _first_of_running(case)
@@ -172,7 +170,9 @@ def _held(case: Case, record: Record) -> Decision:
         if case.known.refusal is not None:
             return _released(case, record, notes.refused(case.known.refusal))
         if case.now >= gives_up:
-            return _released(case, record, notes.carbon_unavailable(case.known.trouble))
+            late = case.now >= case.latest_start()
+            alone = notes.carbon_unavailable(case.known.trouble)
+            return _released(case, record, notes.deadline_near(case.wish.deadline) if late else alone)
         return replace(_ordered(case, record, None, again=gives_up), wanted=case.wanted)
     return _ordered(case, record, found)
 

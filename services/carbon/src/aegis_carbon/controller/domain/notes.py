@@ -44,7 +44,7 @@ def suspended(why: str, latest: datetime) -> Note:
     return Note("Suspended", f"It pauses: {why or 'told to'}. It goes on by {_at(latest)} whatever comes.")
 
 
-def deadline_near(deadline: datetime, *, by_itself: bool) -> Note:
+def deadline_near(deadline: datetime, *, by_itself: bool = False) -> Note:
     alone = " The carbon service had said nothing." if by_itself else ""
     return Note("DeadlineNear", f"It runs from now to the end, to be done by {_at(deadline)}.{alone}")
 

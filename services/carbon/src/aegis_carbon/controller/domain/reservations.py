@@ -104,12 +104,14 @@ class Wanted:
     """A reservation to be made.
 
     Attributes:
+        key: Tells it from every other one that was or will be made.
         wish: What the Job asks for.
         digest: Digest of it.
         deadline: Its deadline, less what the controller keeps free.
         resume_overhead: Time that each resume costs.
     """
 
+    key: str
     tenant: str
     uid: str
     namespace: str
