@@ -183,16 +183,18 @@ def test_rounds_and_what_each_node_did_in_them(aegis: Aegis, deployment: Deploym
         fl.NodeOutcome(node="nodes/b", state=fl.NodeOutcome.STATE_LATE, message="no answer within 60 s"),
     ]
     first = fl.Round(number=1, metrics={"accuracy": 0.5}, attempt=2, node_outcomes=outcomes, bytes_sent=4096)
+    first.energy.CopyFrom(fl.RoundEnergy(kwh=0.0015, grams=0.6, estimated=True))
+    first.unmetered_nodes = 1
     deployment.training.rounds = {
         "": fl.ListRoundsResponse(rounds=[first], next_page_token="t"),
         "t": fl.ListRoundsResponse(rounds=[fl.Round(number=2, node_results=2)]),
     }
 
     assert aegis("fl", "rounds", "r1") == 0
-    assert [line.split() for line in aegis.out.splitlines()[1:]] == [
-        ["1", "accuracy", "0.5", "-", "1", "of", "2", "4", "KiB", "/", "0", "B", "-", "(2", "attempts)"],
-        ["2", "no", "metrics", "-", "2", "0", "B", "/", "0", "B", "-"],
-    ]
+    first_line, second_line = (" ".join(line.split()) for line in aegis.out.splitlines()[1:])
+    energy = "~1.5 Wh, 0.6 g, without 1 nodes"
+    assert first_line == f"1 accuracy 0.5 - 1 of 2 4 KiB / 0 B - (2 attempts) {energy}"
+    assert second_line == "2 no metrics - 2 0 B / 0 B - -"
     assert aegis("fl", "rounds", "r1", "--nodes") == 0
     assert aegis.out.splitlines()[2].endswith("late: no answer within 60 s")
     assert aegis("fl", "rounds", "r1", "-o", "json") == 0

@@ -63,6 +63,7 @@ PUBLIC = [
     "Revocation",
     "Rollback",
     "Round",
+    "RoundEnergy",
     "RunEvent",
     "ScheduleDecision",
     "ScheduleWindow",

@@ -18,11 +18,11 @@ from aegis_agent.adapters.jobs.connection import Connection, connect
 from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.adapters.jobs.usage import Accounts
 from aegis_agent.adapters.jobs.usage_post import JobUsagePost
-from aegis_agent.adapters.ledger import LedgerAway
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.job import CarbonPolicy, Job
 from aegis_agent.domain.jobs.steps import metered
 from aegis_agent.domain.usage import Usage
+from aegis_common.ledger import LedgerAway
 from aegis_common.testing.redis import redis_server
 
 USAGE = Usage(2.5, 1 << 30)

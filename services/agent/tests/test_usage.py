@@ -11,11 +11,12 @@ import pytest
 
 from aegis.carbon.v1 import ledger_service_pb2 as pb
 from aegis_agent import AgentManager
-from aegis_agent.adapters.ledger import LedgerAway, UsagePost
+from aegis_agent.adapters.ledger import UsagePost
 from aegis_agent.domain.errors import ToolFailed, ToolTimeout
 from aegis_agent.domain.usage import Spent, Stepped, Usage, UsedCall
 from aegis_agent.domain.usage_book import UsageBook
 from aegis_agent.testing.tools import burn, burn_and_fail, burn_for_ever
+from aegis_common.ledger import LedgerAway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

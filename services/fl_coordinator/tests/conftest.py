@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
+from aegis.carbon.v1 import ledger_service_pb2_grpc as ledger_grpc
 from aegis_common.pki import new_ed25519
 from aegis_common.rpc.server import serving
 from aegis_common.settings import ServiceSettings
@@ -52,7 +54,10 @@ def mesh(tmp_path: Path) -> Mesh:
 async def carbon(mesh: Mesh) -> AsyncIterator[Carbon]:
     servicer = Carbon()  # type: ignore[abstract]  # nothing else is called
     settings = ServiceSettings(**mesh.service_kwargs("carbon"), drain=timedelta(0))
-    add = [(carbon_grpc.add_CarbonServiceServicer_to_server, servicer)]
+    add: list[tuple[Callable[[Any, grpc.aio.Server], None], Any]] = [
+        (carbon_grpc.add_CarbonServiceServicer_to_server, servicer),
+        (ledger_grpc.add_LedgerServiceServicer_to_server, servicer.ledger),
+    ]
     async with serving(settings, name="carbon", add=add) as server:
         servicer.port = server.port
         yield servicer
@@ -88,6 +93,7 @@ def coordinate(mesh: Mesh, carbon: Carbon, agent: Agent, tmp_path: Path) -> Coor
             "drain": 0,
             "look": 0.05,
             "zone": "zones/GB",
+            "usage_interval": 0.05,
         }
         settings = Settings(**(values | changed))
         async with AsyncExitStack() as stack, running(settings, engine=engine) as server:

@@ -212,6 +212,7 @@ def test_a_file_of_the_version_before_is_read_and_written_on(store: SqliteRunSto
     store.close()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 1")
+        db.execute("DROP TABLE usages")
         db.execute(
             "UPDATE runs SET schema_version = 1, record = json_remove(record, '$.pause', '$.given_up')"
         )

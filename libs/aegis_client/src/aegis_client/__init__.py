@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         Pause,
         Privacy,
         Round,
+        RoundEnergy,
         RunEvent,
         TrainingRun,
         ZoneShare,
@@ -125,6 +126,7 @@ __all__ = [
     "Revocation",
     "Rollback",
     "Round",
+    "RoundEnergy",
     "RunEvent",
     "ScheduleDecision",
     "ScheduleWindow",
@@ -157,8 +159,8 @@ _ERRORS: Final = (
     "Unauthenticated Unavailable UsageError"
 )
 _TRAINING: Final = (
-    "Aggregation CarbonPolicy Gate LocalNoise NodeFailure NodeOutcome Pause Privacy Round RunEvent "
-    "TrainingRun ZoneShare"
+    "Aggregation CarbonPolicy Gate LocalNoise NodeFailure NodeOutcome Pause Privacy Round RoundEnergy "
+    "RunEvent TrainingRun ZoneShare"
 )
 _HOMES: Final = {
     "artifact_forms": "Artifact",

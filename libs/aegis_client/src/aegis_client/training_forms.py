@@ -80,6 +80,23 @@ class NodeOutcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundEnergy:
+    """What a round used and emitted, as the carbon ledger recorded it.
+
+    Attributes:
+        kwh: Energy with the building's overhead; likewise the ends of its interval.
+        grams: Of CO2-equivalent, as first stated; None when no intensity was known.
+        estimated: True unless energy and intensity were both measured.
+    """
+
+    kwh: float
+    kwh_low: float
+    kwh_high: float
+    grams: float | None
+    estimated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """The report of one round.
 
@@ -101,6 +118,8 @@ class Round:
         node_outcomes: What each node did, by name; empty but from `rounds` and `watch`.
         bytes_sent: Content sent to all nodes, without what the transport adds; likewise received.
         cpu_seconds: Of the app's server part and, in process, of the virtual nodes; None when not measured.
+        energy: None until the ledger has recorded it.
+        unmetered_nodes: Nodes whose power nobody declared: what they used is not in `energy`.
     """
 
     number: int
@@ -121,6 +140,8 @@ class Round:
     bytes_sent: int = 0
     bytes_received: int = 0
     cpu_seconds: float | None = None
+    energy: RoundEnergy | None = None
+    unmetered_nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,6 +432,18 @@ def _read_round(report: pb.Round) -> Round:
         bytes_sent=report.bytes_sent,
         bytes_received=report.bytes_received,
         cpu_seconds=known(report, "cpu_seconds"),
+        energy=_read_energy(report.energy) if report.HasField("energy") else None,
+        unmetered_nodes=report.unmetered_nodes,
+    )
+
+
+def _read_energy(message: pb.RoundEnergy) -> RoundEnergy:
+    return RoundEnergy(
+        kwh=message.kwh,
+        kwh_low=message.kwh_low,
+        kwh_high=message.kwh_high,
+        grams=known(message, "grams"),
+        estimated=message.estimated,
     )
 
 

@@ -21,7 +21,7 @@ from aegis_agent.adapters.http.routes import Route
 from aegis_agent.adapters.jobs.connection import connect
 from aegis_agent.adapters.jobs.effects import Bounds
 from aegis_agent.adapters.jobs.wiring import JobOptions, RunningJobs, running_jobs
-from aegis_agent.adapters.ledger import GrpcLedger, UsagePost
+from aegis_agent.adapters.ledger import UsagePost
 from aegis_agent.adapters.mcp.door import McpDoor, challenge
 from aegis_agent.adapters.mcp.mounts import Mounts
 from aegis_agent.adapters.mcp.upstream import UpstreamOptions
@@ -50,6 +50,7 @@ from aegis_agent.tools.builtin import BUILTIN
 from aegis_common.background import Every, ended
 from aegis_common.clock import utc_now
 from aegis_common.errors import AegisError, ConfigurationError
+from aegis_common.ledger import GrpcLedger
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.signing import TrustedKeys
 from aegis_common.store.objects import ObjectStore
@@ -291,7 +292,8 @@ async def accounted(
     book = UsageBook(clock=utc_now)
     manager.dispatcher.uses = book
     observe_usage(telemetry, book)
-    async with UsagePost(book, GrpcLedger(carbon), zone=settings.zone_name, interval=settings.usage_interval):
+    ledger = GrpcLedger(carbon, subject="agent")
+    async with UsagePost(book, ledger, zone=settings.zone_name, interval=settings.usage_interval):
         yield
 
 

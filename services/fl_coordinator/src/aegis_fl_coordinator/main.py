@@ -13,7 +13,9 @@ from aegis.fl.v1 import app_service_pb2_grpc as app_grpc
 from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
 from aegis.fl.v1 import round_service_pb2_grpc as round_grpc
 from aegis.fl.v1 import training_service_pb2_grpc as training_grpc
+from aegis_common.background import Every
 from aegis_common.clock import utc_now
+from aegis_common.ledger import GrpcLedger
 from aegis_common.rpc.channel import mesh_channel
 from aegis_common.rpc.server import Running, run_main, serving, until_signalled
 from aegis_common.settings import load
@@ -34,6 +36,7 @@ from aegis_fl_coordinator.adapters.round_servicer import RoundServicer
 from aegis_fl_coordinator.adapters.run_folders import VolumeFolders
 from aegis_fl_coordinator.adapters.run_store import SqliteRunStore
 from aegis_fl_coordinator.adapters.training_servicer import TrainingServicer
+from aegis_fl_coordinator.adapters.usage_post import RoundUsagePost
 from aegis_fl_coordinator.adapters.watch import Watcher
 from aegis_fl_coordinator.domain.admission import Admission
 from aegis_fl_coordinator.domain.apps import Apps
@@ -132,6 +135,8 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
         address.port = server.port
         stack.push_async_callback(supervisor.close)
         supervisor.adopt()
+        post = RoundUsagePost(store, GrpcLedger(carbon, subject=SERVICE), clock=utc_now)
+        await stack.enter_async_context(Every(settings.usage_interval, post.send, name="usage of rounds"))
         watch = asyncio.create_task(_follow_health(engine, server))
         stack.push_async_callback(_cancelled, watch)
         yield server

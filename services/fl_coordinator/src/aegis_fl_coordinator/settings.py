@@ -50,6 +50,8 @@ class Settings(ServiceSettings):
     """Grid zone of this machine, `zones/{zone}`; empty means the carbon service's default."""
     watts: float = Field(default=0.0, ge=0, le=10_000_000)
     """Power that this machine draws for a run; 0 when it is not known."""
+    usage_interval: Seconds = Field(default=timedelta(seconds=10), gt=timedelta(0))
+    """Pause between two reports of what rounds used to the carbon ledger."""
     num_rounds: int = Field(
         default=10,
         ge=1,

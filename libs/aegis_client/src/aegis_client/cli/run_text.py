@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
 
 
-ROUND_COLUMNS: Final = ("round", "metrics", "carbon gate", "nodes", "sent / received", "time")
+ROUND_COLUMNS: Final = ("round", "metrics", "carbon gate", "nodes", "sent / received", "time", "energy")
 NODE_COLUMNS: Final = ("round", "node", "time", "sent / received", "result")
 
 
@@ -48,7 +48,18 @@ def round_row(report: Round) -> tuple[object, ...]:
     moved = f"{size(report.bytes_sent)} / {size(report.bytes_received)}"
     attempts = f" ({report.attempt} attempts)" if report.attempt > 1 else ""
     took = seconds(report.duration) + attempts
-    return report.number, metrics_text(report), gate_text(report.gate), nodes, moved, took
+    energy = energy_text(report)
+    return report.number, metrics_text(report), gate_text(report.gate), nodes, moved, took, energy
+
+
+def energy_text(report: Round) -> str:
+    """Return what a round used and emitted, `~` before what is estimated."""
+    if report.energy is None:
+        return "-"
+    about = "~" if report.energy.estimated else ""
+    grams = "? g" if report.energy.grams is None else f"{report.energy.grams:.3g} g"
+    rest = f", without {report.unmetered_nodes} nodes" if report.unmetered_nodes else ""
+    return f"{about}{report.energy.kwh * 1000:.3g} Wh, {grams}{rest}"
 
 
 def node_rows(rounds: Iterable[Round]) -> Iterator[tuple[object, ...]]:

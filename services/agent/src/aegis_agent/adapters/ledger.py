@@ -1,4 +1,4 @@
-"""The way to the carbon service's ledger, and the post that brings it what calls used."""
+"""The post that brings to the carbon service's ledger what calls used."""
 
 from __future__ import annotations
 
@@ -6,32 +6,17 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, Protocol, Self
 
-import grpc
-import grpc.aio
-
 from aegis.carbon.v1 import ledger_service_pb2 as pb
-from aegis.carbon.v1 import ledger_service_pb2_grpc as pb_grpc
 from aegis_agent.domain.usage_book import UsageBook, UsageSum
-from aegis_common.auth.principal import Principal
 from aegis_common.background import Every
-from aegis_common.rpc.errors import remote_error
-from aegis_common.rpc.outgoing import acting_for
+from aegis_common.ledger import BATCH, LedgerAway, after
 from aegis_common.rpc.times import timestamp
 
-BATCH: Final = 500
-"""Usages that are sent at once."""
-_TIMEOUT_S: Final = 10.0
 _LAST_S: Final = 3.0
-_LEAST: Final = timedelta(milliseconds=1)
-_SUBJECT: Final = "agent"
 _log: Final = logging.getLogger(__name__)
-
-
-class LedgerAway(Exception):
-    """The ledger took nothing; what was sent is to be sent again."""
 
 
 class Ledger(Protocol):
@@ -44,37 +29,6 @@ class Ledger(Protocol):
             LedgerAway: None was recorded, as far as is known; sending them again does no harm.
         """
         ...
-
-
-class GrpcLedger:
-    """A `Ledger` over one channel."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = pb_grpc.LedgerServiceStub(channel)
-        self._trouble = ""
-
-    async def record(self, tenant: str, usages: Sequence[pb.Usage]) -> list[str]:
-        # Whoever made the calls need not be allowed to write into the ledger: the agent is, for every tenant.
-        principal = Principal("", _SUBJECT, tenant, frozenset({"operator"}))
-        request = pb.RecordUsageRequest(usages=usages)
-        try:
-            with acting_for(principal):
-                answer = await self._stub.RecordUsage(request, timeout=_TIMEOUT_S)
-        except grpc.RpcError as failed:
-            error = remote_error(failed)
-            if self._trouble != error.reason:
-                self._trouble = error.reason
-                _log.warning("the ledger takes no usage: %s (%s)", error.message, error.reason)
-            raise LedgerAway(error.reason) from failed
-        if self._trouble:
-            self._trouble = ""
-            _log.info("the ledger takes usage again")
-        return [outcome.error.message for outcome in answer.outcomes]
-
-
-def after(start: datetime, end: datetime) -> datetime:
-    """Return *end*, or a moment after *start* where it is not: a usage takes time."""
-    return max(end, start + _LEAST)
 
 
 class UsagePost:

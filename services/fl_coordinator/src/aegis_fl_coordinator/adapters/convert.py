@@ -16,6 +16,7 @@ from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy, Rou
 from aegis_fl_coordinator.domain.nodes import NodeStatus
 from aegis_fl_coordinator.domain.privacy import DELTA, LocalNoise, Privacy
 from aegis_fl_coordinator.domain.rounds import (
+    Energy,
     GateDecision,
     NodeFailure,
     NodeOutcome,
@@ -235,6 +236,18 @@ def round_message(report: RoundReport) -> pb.Round:
         bytes_sent=report.bytes_sent,
         bytes_received=report.bytes_received,
         cpu_seconds=report.cpu_s,
+        energy=_energy_message(report.energy) if report.energy else None,
+        unmetered_nodes=report.unmetered_nodes,
+    )
+
+
+def _energy_message(energy: Energy) -> pb.RoundEnergy:
+    return pb.RoundEnergy(
+        kwh=energy.kwh,
+        kwh_low=energy.kwh_low,
+        kwh_high=energy.kwh_high,
+        grams=energy.grams,
+        estimated=energy.estimated,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from pydantic import TypeAdapter
 
 from aegis_common.clock import Clock
+from aegis_fl_coordinator.adapters import usage_rows
 from aegis_fl_coordinator.domain.errors import (
     NodeExists,
     RequestIdReused,
@@ -22,11 +23,12 @@ from aegis_fl_coordinator.domain.errors import (
 )
 from aegis_fl_coordinator.domain.nodes import Node
 from aegis_fl_coordinator.domain.ports import Event
-from aegis_fl_coordinator.domain.rounds import RoundReport
+from aegis_fl_coordinator.domain.rounds import Energy, RoundReport
 from aegis_fl_coordinator.domain.run import TrainingRun
+from aegis_fl_coordinator.domain.usage import RoundUsage
 
-SCHEMA_VERSION: Final = 2
-_READABLE: Final = frozenset({1, 2})
+SCHEMA_VERSION: Final = 3
+_READABLE: Final = frozenset({1, 2, 3})
 _BUSY_S: Final = 10.0
 _RUN: Final = TypeAdapter(TrainingRun)
 _ROUND: Final = TypeAdapter(RoundReport)
@@ -129,8 +131,19 @@ class SqliteRunStore:
         query = "SELECT tenant, run_id, schema_version, record FROM runs WHERE active ORDER BY run_id"
         return [self._run(row) for row in self._db.execute(query)]
 
-    def update_run(self, run_id: str, change: Callable[[TrainingRun], TrainingRun]) -> TrainingRun:
+    def update_run(
+        self,
+        run_id: str,
+        change: Callable[[TrainingRun], TrainingRun],
+        *,
+        usages: Callable[[TrainingRun, RoundReport], Sequence[RoundUsage]] | None = None,
+    ) -> TrainingRun:
         """Store what *change* makes of the run, with an event for what a watcher can see of it.
+
+        Args:
+            run_id: The part after `trainingRuns/`.
+            change: Returns the run as it becomes.
+            usages: Returns what a new round used; kept in the same transaction until the ledger has it.
 
         Raises:
             UnknownTrainingRun: There is none of that id.
@@ -144,6 +157,8 @@ class SqliteRunStore:
                 self._db.execute(query + "WHERE tenant = ? AND run_id = ?", values)
                 for report in after.rounds[len(before.rounds) :]:
                     self._add_round(after, report)
+                    for usage in usages(after, report) if usages else ():
+                        usage_rows.insert(self._db, usage, schema_version=SCHEMA_VERSION)
                 if _visible(after) != _visible(before):
                     self._add_event(after)
         return after
@@ -153,6 +168,14 @@ class SqliteRunStore:
         query = "SELECT * FROM events WHERE run_id = ? AND tenant = ? AND seq > ? ORDER BY seq"
         tenant = self.find_run(run_id).tenant
         return [_event(row) for row in self._db.execute(query, (run_id, tenant, after))]
+
+    def unsent_usages(self, most: int) -> list[RoundUsage]:
+        query = "SELECT schema_version, record FROM usages ORDER BY rowid LIMIT ?"
+        return [_read(usage_rows.USAGE, row) for row in self._db.execute(query, (most,))]
+
+    def settle_usage(self, usage: RoundUsage, energy: Energy | None) -> None:
+        with self._transaction():
+            usage_rows.settle(self._db, usage, energy)
 
     def rounds(self, run_id: str, *, after: int, most: int) -> list[RoundReport]:
         # Only the history has them whole: every look at a run reads the table of rounds.
@@ -255,10 +278,13 @@ class SqliteRunStore:
     def _migrate(self, path: Path) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            script = f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            script = f"BEGIN; {_SCHEMA} {usage_rows.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             self._db.executescript(script)
+        elif version == SCHEMA_VERSION:
+            return
         elif version in _READABLE:
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            script = f"BEGIN; {usage_rows.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            self._db.executescript(script)
         else:
             self._db.close()
             raise UnknownSchema(

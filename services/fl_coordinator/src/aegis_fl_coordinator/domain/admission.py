@@ -22,6 +22,7 @@ from aegis_fl_coordinator.domain.registry import NodeRegistry
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
 from aegis_fl_coordinator.domain.run import State, TrainingRun
 from aegis_fl_coordinator.domain.training import token_digest
+from aegis_fl_coordinator.domain.usage import RoundUsage, round_usages, unmetered
 
 Change = Callable[[TrainingRun], TrainingRun]
 _log: Final = logging.getLogger(__name__)
@@ -102,7 +103,17 @@ class Admission:
             raise InvalidArgument(
                 f"round {report.number} of a run with {run.spec.rounds}", round=str(report.number)
             )
-        return self._update(run_id, lambda run: run.with_round(report, now=self._clock()))
+        nodes = self._nodes.declared(run.tenant)
+        counted = replace(report, unmetered_nodes=unmetered(run, report, nodes))
+
+        def used(run: TrainingRun, report: RoundReport) -> list[RoundUsage]:
+            return round_usages(run, report, coordinator=self._nodes.coordinator, nodes=nodes)
+
+        run = self._store.update_run(
+            run_id, lambda run: run.with_round(counted, now=self._clock()), usages=used
+        )
+        self._changes.notify(run_id)
+        return run
 
     def _going(self, run_id: str) -> TrainingRun:
         run = self._store.find_run(run_id)

@@ -9,8 +9,9 @@ from enum import Enum
 from typing import Protocol
 
 from aegis_fl_coordinator.domain.nodes import EngineNode, Node
-from aegis_fl_coordinator.domain.rounds import RoundReport
+from aegis_fl_coordinator.domain.rounds import Energy, RoundReport
 from aegis_fl_coordinator.domain.run import ConfigValue, TrainingRun
+from aegis_fl_coordinator.domain.usage import RoundUsage
 
 
 class EngineState(Enum):
@@ -124,9 +125,26 @@ class RunStore(Protocol):
 
     def list_runs(self, tenant: str) -> list[TrainingRun]: ...
     def active_runs(self) -> list[TrainingRun]: ...
-    def update_run(self, run_id: str, change: Callable[[TrainingRun], TrainingRun]) -> TrainingRun: ...
+    def update_run(
+        self,
+        run_id: str,
+        change: Callable[[TrainingRun], TrainingRun],
+        *,
+        usages: Callable[[TrainingRun, RoundReport], Sequence[RoundUsage]] | None = None,
+    ) -> TrainingRun:
+        """Store what *change* makes of the run, and with each new round what *usages* says that it used."""
+        ...
+
     def events(self, run_id: str, *, after: int) -> list[Event]: ...
     def last_event(self, run_id: str) -> Event: ...
+    def unsent_usages(self, most: int) -> list[RoundUsage]:
+        """Return what the ledger has not heard of, oldest first."""
+        ...
+
+    def settle_usage(self, usage: RoundUsage, energy: Energy | None) -> None:
+        """Forget a usage that the ledger has recorded, or will never take, and note its energy."""
+        ...
+
     def rounds(self, run_id: str, *, after: int, most: int) -> list[RoundReport]:
         """Return up to *most* rounds with higher numbers than *after*, whole, in order."""
         ...

@@ -70,6 +70,15 @@ class NodeRegistry:
         """Return how many of the tenant's nodes are online."""
         return sum(status.state is NodeState.ONLINE for status in await self.list(tenant))
 
+    @property
+    def coordinator(self) -> Site:
+        """Where the coordinator is."""
+        return self._coordinator
+
+    def declared(self, tenant: str) -> Mapping[str, Site]:
+        """Return where each node of the tenant is, and what it draws, by its resource name."""
+        return {node.name: Site(node.zone, node.watts) for node in self._store.list_nodes(tenant)}
+
     async def sites(self, run: TrainingRun) -> Sequence[Site]:
         """Return where a run's work is done: at the coordinator, and at its tenant's nodes that are online.
 

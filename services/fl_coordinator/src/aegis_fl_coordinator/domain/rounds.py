@@ -83,6 +83,36 @@ class NodeOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Energy:
+    """What a round used and emitted.
+
+    Attributes:
+        kwh: Energy; likewise the ends of its interval.
+        grams: Emissions; None when no intensity was known.
+        estimated: True unless energy and intensity were both measured.
+    """
+
+    kwh: float
+    kwh_low: float
+    kwh_high: float
+    grams: float | None
+    estimated: bool
+
+    def plus(self, other: Energy | None) -> Energy:
+        """Return both together."""
+        if other is None:
+            return self
+        grams = [one.grams for one in (self, other) if one.grams is not None]
+        return Energy(
+            self.kwh + other.kwh,
+            self.kwh_low + other.kwh_low,
+            self.kwh_high + other.kwh_high,
+            sum(grams) if grams else None,
+            self.estimated or other.estimated,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RoundReport:
     """What a round gave.
 
@@ -93,6 +123,8 @@ class RoundReport:
         attempt: How often it was let in.
         outcomes: What each node did, by name; empty where only the round itself is wanted.
         cpu_s: CPU seconds beside the coordinator; None where nobody measured them.
+        energy: As the ledger recorded it; None until then.
+        unmetered_nodes: Nodes whose power nobody declared.
     """
 
     number: int
@@ -113,3 +145,5 @@ class RoundReport:
     bytes_sent: int = 0
     bytes_received: int = 0
     cpu_s: float | None = None
+    energy: Energy | None = None
+    unmetered_nodes: int = 0

@@ -6,7 +6,10 @@ from aegis.agent.v1 import model_service_pb2 as model_pb
 from aegis.agent.v1 import model_service_pb2_grpc as model_grpc
 from aegis.carbon.v1 import carbon_service_pb2 as carbon_pb
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
+from aegis.carbon.v1 import ledger_service_pb2 as ledger_pb
+from aegis.carbon.v1 import ledger_service_pb2_grpc as ledger_grpc
 from aegis_common.rpc.call import Call, Context, current_call
+from aegis_fl_coordinator.domain.errors import EngineUnavailable
 
 
 class Carbon(carbon_grpc.CarbonServiceServicer):
@@ -18,6 +21,7 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
         self.zones: dict[str, carbon_pb.CheckScheduleResponse] = {}
         """Answers for some zones; the others get *answer*."""
         self.calls: list[tuple[carbon_pb.CheckScheduleRequest, Call]] = []
+        self.ledger = Ledger()  # type: ignore[abstract]  # nothing else is called
         self.port = 0
 
     async def CheckSchedule(  # noqa: N802
@@ -29,6 +33,29 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
         if self.answer is None:
             raise self.failure
         return self.zones.get(request.zone, self.answer)
+
+
+class Ledger(ledger_grpc.LedgerServiceServicer):
+    """A ledger that answers 1 Wh and half a gram to each usage, unless it is away."""
+
+    def __init__(self) -> None:
+        self.usages: list[tuple[str, ledger_pb.Usage]] = []
+        self.away = False
+
+    async def RecordUsage(  # noqa: N802
+        self,
+        request: ledger_pb.RecordUsageRequest,
+        context: Context,  # noqa: ARG002
+    ) -> ledger_pb.RecordUsageResponse:
+        if self.away:
+            raise EngineUnavailable("the ledger is away")
+        tenant = current_call().principal.tenant
+        self.usages += [(tenant, usage) for usage in request.usages]
+        entry = ledger_pb.UsageEntry(kwh=0.001, kwh_low=0.0005, kwh_high=0.002, estimated=True)
+        entry.statements.add(grams=0.5)
+        return ledger_pb.RecordUsageResponse(
+            outcomes=[ledger_pb.UsageOutcome(entry=entry) for _ in request.usages]
+        )
 
 
 def clean_grid() -> carbon_pb.CheckScheduleResponse:

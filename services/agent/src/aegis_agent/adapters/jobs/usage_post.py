@@ -12,9 +12,10 @@ from aegis.carbon.v1 import ledger_service_pb2 as pb
 from aegis_agent.adapters.jobs import keys
 from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.adapters.jobs.usage import SCHEMA_VERSION
-from aegis_agent.adapters.ledger import BATCH, Ledger, LedgerAway, after
+from aegis_agent.adapters.ledger import Ledger
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
 from aegis_agent.domain.usage import gib_hours
+from aegis_common.ledger import BATCH, LedgerAway, after
 from aegis_common.rpc.times import timestamp
 
 _log: Final = logging.getLogger(__name__)

@@ -29,7 +29,6 @@ from aegis_agent.adapters.jobs.usage import Accounts
 from aegis_agent.adapters.jobs.usage_post import JobUsagePost
 from aegis_agent.adapters.jobs.watch import JobWatcher
 from aegis_agent.adapters.jobs.work import Bench
-from aegis_agent.adapters.ledger import GrpcLedger
 from aegis_agent.domain.dispatch import Dispatcher
 from aegis_agent.domain.fair_queue import Weights
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable
@@ -39,6 +38,7 @@ from aegis_agent.domain.registry import Registry
 from aegis_common.background import Every, ended
 from aegis_common.clock import Clock, utc_now
 from aegis_common.errors import ConfigurationError
+from aegis_common.ledger import GrpcLedger
 from aegis_common.telemetry import Telemetry
 
 _FIRST_TRY_S: Final = 5.0
@@ -145,7 +145,7 @@ async def running_jobs(
         )
         await stack.enter_async_context(housekeeper)
         if carbon is not None:
-            post = JobUsagePost(store, GrpcLedger(carbon))
+            post = JobUsagePost(store, GrpcLedger(carbon, subject="agent"))
             await stack.enter_async_context(Every(options.report, post.send, name="usage of jobs"))
         await stack.enter_async_context(runner)
         if not ready:
