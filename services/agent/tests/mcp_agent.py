@@ -73,7 +73,7 @@ async def _pin(request: httpx2.Request) -> None:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, drain_s: float = 0.2) -> AsyncIterator[Agent]:
+async def running(folder: Path, *, drain_s: float = 0.2, responses: int = 1 << 30) -> AsyncIterator[Agent]:
     mesh = Mesh(folder)
     store = StoredArtifacts(ObjectStore.open(f"file://{mesh.folder / 'store'}"), ArtifactPolicy())
     async with AgentManager(artifacts=lambda caller: TenantArtifacts(store, caller.tenant)) as manager:
@@ -81,7 +81,11 @@ async def running(folder: Path, *, drain_s: float = 0.2) -> AsyncIterator[Agent]
             manager.register_tool(name, tool)
         mcp = McpDoor(manager.registry, manager.dispatcher, public_url=PUBLIC, page_size=4, artifacts=store)
         http = HttpDoor(
-            "127.0.0.1:0", mcp.routes(), max_connection_age=timedelta(minutes=10), on_leave=mcp.leave
+            "127.0.0.1:0",
+            mcp.routes(),
+            max_connection_age=timedelta(minutes=10),
+            on_leave=mcp.leave,
+            max_responses_bytes=responses,
         )
         settings = Settings(**mesh.service_kwargs("agent"), drain=timedelta(seconds=drain_s))
         async with mcp.running(), serving(settings, name="agent", add=[], doors=[http]):

@@ -7,8 +7,10 @@ import json
 import math
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 from services.agent.tests.mcp_agent import PUBLIC, Agent, call_body, raw, running
@@ -298,3 +300,18 @@ async def test_half_characters_and_no_numbers_of_a_tool_leave_no_request_unanswe
     assert [(1, None, "half \\ud800"), (2, 2, None)] == seen
     assert "half a surrogate pair" in bad.content[0].text
     assert "ValueError: half \\ud800" in failed.content[0].text
+
+
+@ERAS
+async def test_an_answer_without_room_is_never_taken_for_a_whole_one(tmp_path: Path, mode: str) -> None:
+    async with running(tmp_path, responses=64) as small:
+        body, headers = modern(mode, request("tools/call", name="add", arguments={"a": 1, "b": 2}))
+        token = f"Bearer {small.mesh.token(sub='hal')}"
+        try:
+            answer = await raw(small, body, **headers, authorization=token)
+        except httpx2.RemoteProtocolError:  # a stream has begun already
+            assert mode == "legacy"
+        else:
+            assert (503, "result" in answer.json()) == (answer.status_code, False)
+
+        assert ("FAILED_PRECONDITION", "RESPONSE_LOST") == (await last_record(small, "hal"))[:2]

@@ -110,11 +110,12 @@ class Exchange:
             answer: ASGIApp = await self._route.handler(self.request)
             await answer(self.scope, self.receive, self.send)
         except Exception:
-            if self._lost is not None:  # what the handler made of it says less
-                raise self._lost from None
-            raise
+            if self._lost is None:
+                raise
         finally:
             watch.cancel()
+        if self._lost is not None:  # what the handler made of it says less
+            raise self._lost
 
     async def receive(self) -> Message:
         """Give the body, as one message, and then wait for the end of the connection."""
