@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from libs.aegis_client.tests import model_desk, tool_desk
+from libs.aegis_client.tests import model_desk, tool_desk, training_desk
+from libs.aegis_client.tests.model_desk import refuse
 
 from aegis.agent.v1 import agent_service_pb2 as agent
 from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
@@ -25,11 +26,8 @@ from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
 from aegis.agent.v1 import tool_file_service_pb2_grpc as tool_file_grpc
 from aegis.carbon.v1 import carbon_service_pb2 as carbon
 from aegis.carbon.v1 import carbon_service_pb2_grpc as carbon_grpc
-from aegis.fl.v1 import app_service_pb2 as app
 from aegis.fl.v1 import app_service_pb2_grpc as app_grpc
-from aegis.fl.v1 import node_service_pb2 as node
 from aegis.fl.v1 import node_service_pb2_grpc as node_grpc
-from aegis.fl.v1 import training_service_pb2 as fl
 from aegis.fl.v1 import training_service_pb2_grpc as fl_grpc
 from aegis_client import Client, Profile, RetryPolicy
 from aegis_client.cli.app import run
@@ -38,21 +36,12 @@ from aegis_common.rpc.errors import to_status
 from aegis_common.testing.pki import Mesh
 
 QUICK = RetryPolicy(first_delay_s=0.01, max_delay_s=0.05)
-Step = fl.WatchTrainingRunResponse | AegisError | grpc.StatusCode | None
-"""An event, a fault, or None: nothing happens any more."""
 START = model_desk.START
 
 
 class UnknownTool(AegisError):
     kind = ErrorKind.NOT_FOUND
     reason = "UNKNOWN_TOOL"
-
-
-async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: AegisError | grpc.StatusCode) -> None:
-    """End the call: with details for one of our errors, and bare, as a proxy does, for a code."""
-    if isinstance(error, grpc.StatusCode):
-        await context.abort(error, "broken on the way")
-    await model_desk.refuse(context, error)
 
 
 class Faults(grpc.aio.ServerInterceptor):
@@ -229,95 +218,6 @@ class Carbon(carbon_grpc.CarbonServiceServicer):
         )
 
 
-class Nodes(node_grpc.NodeServiceServicer):
-    def __init__(self) -> None:
-        self.nodes: dict[str, node.Node] = {}
-
-    async def RegisterNode(self, request: Any, context: Any) -> node.RegisterNodeResponse:
-        made = node.Node()
-        made.CopyFrom(request.node)
-        made.name, made.state = f"nodes/{request.node_id}", node.Node.STATE_REGISTERED
-        self.nodes[made.name] = made
-        return node.RegisterNodeResponse(node=made)
-
-    async def ListNodes(self, request: Any, context: Any) -> node.ListNodesResponse:
-        return node.ListNodesResponse(nodes=[self.nodes[name] for name in sorted(self.nodes)])
-
-    async def GetNode(self, request: Any, context: Any) -> node.GetNodeResponse:
-        return node.GetNodeResponse(node=self.nodes[request.name])
-
-    async def RemoveNode(self, request: Any, context: Any) -> node.RemoveNodeResponse:
-        del self.nodes[request.name]
-        return node.RemoveNodeResponse()
-
-
-class Apps(app_grpc.AppServiceServicer):
-    def __init__(self) -> None:
-        self.app = app.App(name="apps/own", sha256="a" * 64, state=app.App.STATE_NOT_APPROVED)
-
-    async def ListApps(self, request: Any, context: Any) -> app.ListAppsResponse:
-        return app.ListAppsResponse(apps=[self.app])
-
-    async def ApproveApp(self, request: Any, context: Any) -> app.ApproveAppResponse:
-        self.app.state, self.app.sha256 = app.App.STATE_APPROVED, request.sha256
-        return app.ApproveAppResponse(app=self.app)
-
-    async def RevokeApp(self, request: Any, context: Any) -> app.RevokeAppResponse:
-        self.app.state = app.App.STATE_REVOKED
-        return app.RevokeAppResponse(app=self.app, cancelled_runs=["trainingRuns/r1"])
-
-
-class Training(fl_grpc.TrainingServiceServicer):
-    """One run; each stream plays the next script and then ends, with a fault where the script has one."""
-
-    def __init__(self) -> None:
-        self.created: list[fl.CreateTrainingRunRequest] = []
-        self.rounds: dict[str, fl.ListRoundsResponse] = {}
-        self.tokens: list[str] = []
-        self.scripts: list[list[Step]] = []
-
-    def run(self, state: fl.TrainingRun.State.ValueType = fl.TrainingRun.STATE_RUNNING) -> fl.TrainingRun:
-        return fl.TrainingRun(
-            name="trainingRuns/r1", app="digits", rounds=3, state=state, trace_id="a" * 32, create_time=START
-        )
-
-    async def CreateTrainingRun(self, request: Any, context: Any) -> fl.CreateTrainingRunResponse:
-        self.created.append(request)
-        return fl.CreateTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_PENDING))
-
-    async def GetTrainingRun(self, request: Any, context: Any) -> fl.GetTrainingRunResponse:
-        return fl.GetTrainingRunResponse(training_run=self.run())
-
-    async def ListTrainingRuns(self, request: Any, context: Any) -> fl.ListTrainingRunsResponse:
-        return fl.ListTrainingRunsResponse(training_runs=[self.run()])
-
-    async def ListRounds(self, request: Any, context: Any) -> fl.ListRoundsResponse:
-        return self.rounds.get(request.page_token, fl.ListRoundsResponse())
-
-    async def PauseTrainingRun(self, request: Any, context: Any) -> fl.PauseTrainingRunResponse:
-        run = self.run(fl.TrainingRun.STATE_PAUSING)
-        run.pause.CopyFrom(fl.Pause(requester="sdk", request_time=START, immediate=request.immediate))
-        return fl.PauseTrainingRunResponse(training_run=run)
-
-    async def ResumeTrainingRun(self, request: Any, context: Any) -> fl.ResumeTrainingRunResponse:
-        return fl.ResumeTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_PENDING))
-
-    async def CancelTrainingRun(self, request: Any, context: Any) -> fl.CancelTrainingRunResponse:
-        return fl.CancelTrainingRunResponse(training_run=self.run(fl.TrainingRun.STATE_CANCELLED))
-
-    async def WatchTrainingRun(
-        self, request: Any, context: Any
-    ) -> AsyncIterator[fl.WatchTrainingRunResponse]:
-        self.tokens.append(request.resume_token)
-        for step in self.scripts.pop(0):
-            if isinstance(step, fl.WatchTrainingRunResponse):
-                yield step
-            elif step is None:
-                await asyncio.Event().wait()
-            else:
-                await refuse(context, step)
-
-
 class Deployment:
     """The servers, what they saw, and how to reach them.
 
@@ -332,8 +232,8 @@ class Deployment:
         self.uploads, self.publishers = model_desk.Uploads(), model_desk.Publishers()  # type: ignore[abstract]  # what a push needs
         self.models = model_desk.Models(self.publishers, self.uploads)
         self.tool_files = tool_desk.ToolFiles()
-        self.nodes, self.training, self.faults = Nodes(), Training(), Faults()
-        self.apps = Apps()
+        self.nodes, self.training, self.faults = training_desk.Nodes(), training_desk.Training(), Faults()
+        self.apps = training_desk.Apps()
         self.machines = self.people = 0
 
     def profile(self, account: str = "sdk", **changes: Any) -> Profile:
@@ -447,3 +347,21 @@ class Aegis:
 @pytest.fixture
 def aegis(profile_file: Path, capsys: pytest.CaptureFixture[str]) -> Aegis:
     return Aegis(profile_file, capsys)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
+    (made / "model.yaml").write_text(model_desk.SPEC)
+    (made / "model.onnx").write_bytes(model_desk.MODEL)
+    return made
+
+
+@pytest.fixture
+def key(deployment: Deployment, tmp_path: Path) -> Path:
+    """The file of a key that is enrolled."""
+    place = tmp_path / "keys" / "mine.key"
+    with deployment.client() as client:
+        client.publisher_keys.enroll(place)
+    return place

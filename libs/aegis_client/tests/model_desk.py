@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -19,14 +20,20 @@ from aegis.agent.v1 import model_service_pb2_grpc as pb_grpc
 from aegis.agent.v1 import publisher_service_pb2 as publisher
 from aegis.agent.v1 import publisher_service_pb2_grpc as publisher_grpc
 from aegis.agent.v1 import replica_pb2 as replica
+from aegis_client import ModelVersion
 from aegis_common.errors import AegisError, ErrorKind
 from aegis_common.publisher_proof import is_proved
 from aegis_common.rpc.errors import GRPC_CODES, to_status
 from aegis_common.signing import TrustedKeys, key_id
 from aegis_common.store.manifest import unseal
 
+if TYPE_CHECKING:
+    from libs.aegis_client.tests.conftest import Deployment
+
 TENANT, SUBJECT = "default", "alice"
 START = Timestamp(seconds=1_750_000_000)
+MODEL = bytes(range(256)) * 2
+SPEC = "schema_version: 1\nname: yard\ntask: raw\n"
 
 
 class Refused(AegisError):
@@ -39,7 +46,10 @@ class Unknown(AegisError):
     reason = "UNKNOWN_MODEL_VERSION"
 
 
-async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: AegisError) -> None:
+async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: AegisError | grpc.StatusCode) -> None:
+    """End the call: with details for one of our errors, and bare, as a proxy does, for a code."""
+    if isinstance(error, grpc.StatusCode):
+        await context.abort(error, "broken on the way")
     status = to_status(error)
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(GRPC_CODES[status.code], status.message, details)
@@ -250,3 +260,13 @@ class Models(pb_grpc.ModelServiceServicer):
     async def DeleteAlias(self, request: Any, context: Any) -> pb.DeleteAliasResponse:
         del self.aliases[request.model][request.alias]
         return pb.DeleteAliasResponse(model=self._model(request.model), replicas=self.replicas)
+
+
+def push(deployment: Deployment, source: Path, key: Path, name: str = "", **options: Any) -> ModelVersion:
+    with deployment.client() as client:
+        return client.models.push(source, name, key=key, **options)
+
+
+def pull(deployment: Deployment, version: str, target: Path, **options: Any) -> Path:
+    with deployment.client() as client:
+        return client.models.pull("yard", version, target, **options)

@@ -12,7 +12,8 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import code_pb2, status_pb2
-from libs.aegis_client.tests.conftest import QUICK, START, Deployment, refuse, serving
+from libs.aegis_client.tests.conftest import QUICK, START, Deployment, serving
+from libs.aegis_client.tests.model_desk import refuse
 
 from aegis.agent.v1 import job_service_pb2 as pb
 from aegis.agent.v1 import job_service_pb2_grpc as pb_grpc

@@ -1,18 +1,16 @@
-"""Models of one's own: pushed with a signature, pulled with checks, through both clients."""
+"""Models of one's own: pushed with a signature, described, promoted and deleted, through both clients."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from libs.aegis_client.tests.conftest import QUICK, Deployment
+from libs.aegis_client.tests.model_desk import MODEL, SPEC, push
 
 from aegis.agent.v1 import model_service_pb2 as pb
 from aegis_client import (
@@ -20,45 +18,10 @@ from aegis_client import (
     Client,
     DataLoss,
     FailedPrecondition,
-    ModelVersion,
-    NotFound,
     UsageError,
 )
-from aegis_common.pki import new_ed25519, public_key_pem
-from aegis_common.signing import Signer
+from aegis_common.pki import new_ed25519
 from aegis_common.store.bundle import pack
-from aegis_common.store.manifest import Manifest, seal
-
-MODEL = bytes(range(256)) * 2
-SPEC = "schema_version: 1\nname: yard\ntask: raw\n"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    made.mkdir()
-    (made / "model.yaml").write_text(SPEC)
-    (made / "model.onnx").write_bytes(MODEL)
-    return made
-
-
-@pytest.fixture
-def key(deployment: Deployment, tmp_path: Path) -> Path:
-    """The file of a key that is enrolled."""
-    place = tmp_path / "keys" / "mine.key"
-    with deployment.client() as client:
-        client.publisher_keys.enroll(place)
-    return place
-
-
-def push(deployment: Deployment, source: Path, key: Path, name: str = "", **options: Any) -> ModelVersion:
-    with deployment.client() as client:
-        return client.models.push(source, name, key=key, **options)
-
-
-def pull(deployment: Deployment, version: str, target: Path, **options: Any) -> Path:
-    with deployment.client() as client:
-        return client.models.pull("yard", version, target, **options)
 
 
 def test_a_folder_is_packed_signed_and_published(deployment: Deployment, folder: Path, key: Path) -> None:
@@ -207,135 +170,6 @@ def test_a_push_without_an_enrolled_key_says_how_to_enroll_one(
         with pytest.raises(UsageError, match=f"{state}.*aegis models keys enroll"):
             push(deployment, folder, tmp_path / file)
     assert deployment.uploads.firsts == []
-
-
-def test_a_bundle_is_pulled_as_the_folder_that_it_was(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    made = push(deployment, folder, key, aliases=["production"])
-    deployment.models.breaks = 2
-    got: list[tuple[int, int | None]] = []
-    place = pull(deployment, "production", tmp_path / "copy", progress=lambda *now: got.append(now))
-
-    assert place == tmp_path / "copy"
-    assert {file.name: file.read_bytes() for file in place.iterdir()} == {
-        "model.yaml": SPEC.encode(),
-        "model.onnx": MODEL,
-    }
-    assert got[-1] == (made.size_bytes, made.size_bytes)
-    assert len(deployment.calls("DownloadModelVersion")) == 3
-    assert pull(deployment, made.version, tmp_path) == tmp_path / f"yard-{made.version}"
-    with pytest.raises(UsageError, match="is there already"):
-        pull(deployment, made.version, tmp_path)
-
-
-def test_a_single_file_is_pulled_as_a_file(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    push(deployment, folder / "model.onnx", key, "yard", version="1")
-    (tmp_path / "old.onnx").write_bytes(b"old")
-
-    assert pull(deployment, "1", tmp_path) == tmp_path / "yard-1.onnx"
-    assert pull(deployment, "1", tmp_path / "old.onnx").read_bytes() == MODEL
-    with pytest.raises(NotFound):
-        pull(deployment, "2", tmp_path)
-
-
-@pytest.mark.parametrize("source", ["", "model.onnx"])
-def test_what_is_damaged_is_refused_and_leaves_nothing(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path, source: str
-) -> None:
-    made = push(deployment, folder / source, key, "yard")
-    data = deployment.models.contents[made.name]
-    target = tmp_path / "target"
-    target.mkdir()
-    deployment.models.contents[made.name] = data[:-1] + bytes([data[-1] ^ 1])
-    # what the service says about the version counts for nothing
-    deployment.models.versions[made.name].sha256 = hashlib.sha256(
-        deployment.models.contents[made.name]
-    ).hexdigest()
-
-    with pytest.raises(DataLoss, match=made.name):
-        pull(deployment, made.version, target)
-    assert list(target.iterdir()) == []
-
-
-def test_a_file_that_is_too_short_or_too_long_is_refused(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    made = push(deployment, folder, key)
-    data = deployment.models.contents[made.name]
-
-    for damaged in (data[:-1], data[:64], data + b"x"):
-        deployment.models.contents[made.name] = damaged
-        with pytest.raises(DataLoss):
-            pull(deployment, made.version, tmp_path / "copy")
-    assert not (tmp_path / "copy").exists()
-
-
-def test_a_manifest_that_was_moved_or_changed_is_refused(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    first = push(deployment, folder, key, version="1")
-    second = push(deployment, folder, key, version="2")
-    manifests = deployment.models.manifests
-    manifests[second.name] = manifests[first.name]
-    manifests[first.name] = manifests[first.name].replace(b"raw", b"RAW").replace(b"yard", b"shed")
-
-    with pytest.raises(FailedPrecondition, match="somebody moved it"):
-        pull(deployment, "2", tmp_path / "copy")
-    with pytest.raises(FailedPrecondition, match="not valid") as changed:
-        pull(deployment, "1", tmp_path / "copy")
-    assert changed.value.reason == "MODEL_SIGNATURE_INVALID"
-    assert not (tmp_path / "copy").exists()
-
-
-def test_keys_count_until_they_are_compromised(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    push(deployment, folder, key, version="1")
-    with deployment.client() as client:
-        mine = next(client.publisher_keys.list()).key_id
-        assert client.publisher_keys.revoke(mine).state == "RETIRED"
-        client.models.pull("yard", "1", tmp_path / "retired")
-        assert client.publisher_keys.revoke(mine, compromised=True).state == "COMPROMISED"
-
-        with pytest.raises(FailedPrecondition, match="not trusted"):
-            client.models.pull("yard", "1", tmp_path / "compromised")
-
-
-def test_only_the_keys_count_that_the_caller_names(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    push(deployment, folder, key, version="1")
-    (tmp_path / "mine").mkdir()
-    other = public_key_pem(new_ed25519(tmp_path / "other.key"))
-    (tmp_path / "mine" / "other.pem").write_bytes(other)
-
-    with pytest.raises(FailedPrecondition, match="not trusted"):
-        pull(deployment, "1", tmp_path / "copy", trusted=tmp_path / "mine")
-    with pytest.raises(UsageError, match="no Ed25519 public key"):
-        pull(deployment, "1", tmp_path / "copy", trusted=[key])
-    public = Signer.load(key).public_key
-    (tmp_path / "mine" / "mine.pem").write_bytes(
-        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
-    assert pull(deployment, "1", tmp_path / "copy", trusted=[tmp_path / "mine"]).is_dir()
-
-
-def test_a_bundle_that_is_none_is_refused(
-    deployment: Deployment, folder: Path, key: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "model.onnx").write_bytes(MODEL)
-    made = push(deployment, tmp_path / "model.onnx", key, "yard")
-    text = json.loads(deployment.models.manifests[made.name])["manifest"]
-    claims = replace(Manifest.from_canonical(text, key=""), format="aegis-bundle")
-    deployment.models.manifests[made.name] = seal(claims, Signer.load(key))
-
-    with pytest.raises(FailedPrecondition) as refused:
-        pull(deployment, made.version, tmp_path / "copy")
-    assert refused.value.reason == "INVALID_MODEL_BUNDLE"
-    assert [path for path in tmp_path.iterdir() if "copy" in path.name] == []
 
 
 def test_versions_are_described_verified_and_deleted(deployment: Deployment) -> None:

@@ -10,7 +10,8 @@ from aegis_client import AegisApiError, AsyncClient, Client, DeadlineExceeded, R
 from aegis_common.errors import AegisError, ErrorKind
 
 if TYPE_CHECKING:
-    from libs.aegis_client.tests.conftest import Deployment, Step
+    from libs.aegis_client.tests.conftest import Deployment
+    from libs.aegis_client.tests.training_desk import Step
 
 QUICK = RetryPolicy(first_delay_s=0.01, max_delay_s=0.02, stream_attempts=4)
 RUN = fl.TrainingRun(name="trainingRuns/r1", rounds=3, state=fl.TrainingRun.STATE_RUNNING)
