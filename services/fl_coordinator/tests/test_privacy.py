@@ -21,6 +21,7 @@ from aegis_fl_coordinator.domain.privacy import (
     least_noise,
 )
 from aegis_fl_coordinator.domain.strategies import KNOWN, Aggregation
+from aegis_fl_coordinator.inprocess.flower import identify
 from aegis_fl_coordinator.runfile import BrokenRunFile
 from aegis_fl_coordinator.serverapp.mixin import NoResults
 from aegis_fl_coordinator.serverapp.privacy import Accountant
@@ -118,6 +119,7 @@ def test_nodes_add_the_noise_that_is_asked_and_send_nothing_else(tmp_path: Path)
 
 
 def test_the_noise_has_the_deviation_that_epsilon_counts_on_and_no_seed() -> None:
+    identify()
     asked = ConfigRecord({"clipping-norm": 0.5, "noise-multiplier": 3.0, "weight-key": "num-examples"})
     start = {"w": Array(np.zeros(20_000)), "seen": Array(np.arange(3))}
     sent = []

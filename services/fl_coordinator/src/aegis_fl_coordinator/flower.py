@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from aegis_fl_coordinator.envoy import Identity, envoy_command, write_edge_confi
 
 __all__ = [
     "SERVERAPP_DIR_VARIABLE",
+    "SITE_HOME_VARIABLE",
+    "SITE_POLICY_VARIABLE",
     "Identity",
     "app_environment",
     "envoy_command",
@@ -28,6 +31,11 @@ __all__ = [
 
 SERVERAPP_DIR_VARIABLE: Final = "AEGIS_FL_SERVERAPP_DIR"
 """Names the folder where a ServerApp finds the file of its run."""
+SITE_POLICY_VARIABLE: Final = "AEGIS_FL_SITE_POLICY"
+"""Names a site's policy, for its ClientApp processes."""
+SITE_HOME_VARIABLE: Final = "AEGIS_FL_SITE_HOME"
+"""Names the folder where they keep what the node has spent."""
+_SITE_APP: Final = "aegis_fl_coordinator.site.clientapp"
 _TASK_POLL: Final = "0.1"
 
 
@@ -100,9 +108,36 @@ def superlink_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:
     return app_environment(home=home, serverapp_dir=serverapp_dir)
 
 
-def supernode_environment(*, home: Path) -> dict[str, str]:
-    """Return a SuperNode's whole environment."""
-    return _environment(home)
+def supernode_environment(*, home: Path, policy: Path | None = None) -> dict[str, str]:
+    """Return a SuperNode's whole environment.
+
+    Args:
+        home: Private folder for Flower's files and the site's own; made if absent.
+        policy: The site's `site-policy.yaml`; None for a site that runs whatever the coordinator's admin
+            approved.
+
+    Raises:
+        InvalidSitePolicy: The policy cannot be read, or is none.
+    """
+    environment = _environment(home)
+    if policy is None:
+        return environment
+    # Late: what starts SuperLink reads no policy.
+    from aegis_fl_coordinator.site.policy_file import read_policy  # noqa: PLC0415
+
+    read_policy(policy)
+    shims = home / "bin"
+    shims.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Flower starts its helpers by name, and finds this one before its own.
+    shim = shims / "flwr-clientapp"
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {_SITE_APP} "$@"\n', "utf-8")
+    shim.chmod(0o700)
+    return {
+        **environment,
+        "PATH": os.pathsep.join([str(shims), environment["PATH"]]),
+        SITE_POLICY_VARIABLE: str(policy.resolve()),
+        SITE_HOME_VARIABLE: str(home.resolve()),
+    }
 
 
 def app_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:

@@ -36,7 +36,16 @@ def start_edge(processes: Processes, mesh: Mesh, folder: Path, superlink_port: i
     return port
 
 
-def start_site(processes: Processes, mesh: Mesh, folder: Path, edge_port: int, number: int, of: int) -> None:
+def start_site(
+    processes: Processes,
+    mesh: Mesh,
+    folder: Path,
+    edge_port: int,
+    number: int,
+    of: int,
+    *,
+    policy: Path | None = None,
+) -> None:
     """Start SuperNode *number* of *of* and its Envoy; its key is `site-<number>.key`."""
     account = f"fl-node-site-{number}"
     mesh.ca.issue(account, dns=["localhost"], ips=["127.0.0.1"])
@@ -61,4 +70,6 @@ def start_site(processes: Processes, mesh: Mesh, folder: Path, edge_port: int, n
         partition=number - 1,
         partitions=of,
     )
-    processes.start(f"node-{number}", command, supernode_environment(home=folder / f"home-{number}"))
+    processes.start(
+        f"node-{number}", command, supernode_environment(home=folder / f"home-{number}", policy=policy)
+    )

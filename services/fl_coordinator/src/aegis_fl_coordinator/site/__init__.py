@@ -1,0 +1,1 @@
+"""Runs at a site: its policy, and the process that keeps to it."""
