@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from aegis_client.profiles import Profile, load_profile, write_profiles
     from aegis_client.publisher_forms import Publisher, PublisherKey
     from aegis_client.replicas import ReplicaStatus
+    from aegis_client.round_forms import Gate, NodeFailure, NodeOutcome, Round, RoundEnergy, ZoneShare
     from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
     from aegis_client.tool_files import ToolFile
     from aegis_client.tools import Action, Tool, ToolResult
@@ -57,17 +58,11 @@ if TYPE_CHECKING:
     from aegis_client.training_forms import (
         Aggregation,
         CarbonPolicy,
-        Gate,
         LocalNoise,
-        NodeFailure,
-        NodeOutcome,
         Pause,
         Privacy,
-        Round,
-        RoundEnergy,
         RunEvent,
         TrainingRun,
-        ZoneShare,
     )
 
 __all__ = [
@@ -158,10 +153,6 @@ _ERRORS: Final = (
     "FailedPrecondition InvalidArgument NotFound PermissionDenied ProfileError ResourceExhausted "
     "Unauthenticated Unavailable UsageError"
 )
-_TRAINING: Final = (
-    "Aggregation CarbonPolicy Gate LocalNoise NodeFailure NodeOutcome Pause Privacy Round RoundEnergy "
-    "RunEvent TrainingRun ZoneShare"
-)
 _HOMES: Final = {
     "artifact_forms": "Artifact",
     "carbon": "Intensity ScheduleDecision ScheduleWindow Zone",
@@ -178,12 +169,13 @@ _HOMES: Final = {
     "profiles": "Profile load_profile write_profiles",
     "publisher_forms": "Publisher PublisherKey",
     "replicas": "ReplicaStatus",
+    "round_forms": "Gate NodeFailure NodeOutcome Round RoundEnergy ZoneShare",
     "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
     "tool_files": "ToolFile",
     "tools": "Action Tool ToolResult",
     "trace": "last_trace_id tracing",
     "training_apps": "Revocation TrainingApp",
-    "training_forms": _TRAINING,
+    "training_forms": "Aggregation CarbonPolicy LocalNoise Pause Privacy RunEvent TrainingRun",
 }
 _HOME: Final = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -12,13 +12,12 @@ from aegis_client.core.operation import Listing, Operation, Page, Watch, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
 from aegis_client.core.values import duration, enum_value, optional_resource, resource, struct
 from aegis_client.errors import AegisClientError
+from aegis_client.round_forms import Round, read_rounds
 from aegis_client.training_forms import (
     LocalNoise,
-    Round,
     RunEvent,
     TrainingRun,
     read_answer,
-    read_rounds,
     read_runs,
     read_step,
 )

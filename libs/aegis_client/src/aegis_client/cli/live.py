@@ -23,7 +23,8 @@ from aegis_client.cli.output import seconds, short
 from aegis_client.cli.run_text import gate_text, metrics_text, nodes_text
 
 if TYPE_CHECKING:
-    from aegis_client.training_forms import Round, RunEvent, TrainingRun
+    from aegis_client.round_forms import Round
+    from aegis_client.training_forms import RunEvent, TrainingRun
 
 
 @contextmanager

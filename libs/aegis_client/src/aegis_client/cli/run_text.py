@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Final
 from aegis_client.cli.output import clock, seconds, short, size
 
 if TYPE_CHECKING:
-    from aegis_client.training_forms import (
-        Aggregation,
-        CarbonPolicy,
-        Gate,
-        Pause,
-        Privacy,
-        Round,
-        TrainingRun,
-    )
+    from aegis_client.round_forms import Gate, Round
+    from aegis_client.training_forms import Aggregation, CarbonPolicy, Pause, Privacy, TrainingRun
 
 
 ROUND_COLUMNS: Final = ("round", "metrics", "carbon gate", "nodes", "sent / received", "time", "energy")
