@@ -29,10 +29,11 @@ from aegis.agent.v1 import part_pb2
 from aegis_agent import AgentManager
 from aegis_agent.adapters import parts
 from aegis_agent.adapters.jobs import keys
+from aegis_agent.adapters.jobs.content import encode
 from aegis_agent.adapters.jobs.runner import JobRunner
 from aegis_agent.adapters.jobs.signals import Signals
 from aegis_agent.adapters.jobs.store import RedisJobStore
-from aegis_agent.adapters.jobs.work import Bench, Stop, encode
+from aegis_agent.adapters.jobs.work import Bench, Stop
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.job import Job, JobRef, Phase, State
 from aegis_agent.domain.jobs.ports import Change

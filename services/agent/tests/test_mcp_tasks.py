@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from services.agent.tests.job_values import KEEP, NOW, begun, new
 
 from aegis.agent.v1 import part_pb2
-from aegis_agent.adapters.jobs.work import encode
+from aegis_agent.adapters.jobs.content import encode
 from aegis_agent.adapters.mcp import tasks
 from aegis_agent.adapters.mcp.tasks import TaskHandlers
 from aegis_agent.domain.errors import InvalidToolInput

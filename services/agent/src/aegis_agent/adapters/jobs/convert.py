@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
 from aegis.agent.v1 import job_service_pb2 as pb
-from aegis_agent.adapters.jobs.work import decoded
+from aegis_agent.adapters.jobs.content import decoded
 from aegis_agent.domain.call import Priority, Progress
 from aegis_agent.domain.jobs.errors import InvalidJob
 from aegis_agent.domain.jobs.explain import message

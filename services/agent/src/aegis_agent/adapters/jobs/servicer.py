@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from aegis.agent.v1 import job_service_pb2 as pb
 from aegis.agent.v1 import job_service_pb2_grpc as pb_grpc
 from aegis_agent.adapters import parts
+from aegis_agent.adapters.jobs.content import caller_of, encode
 from aegis_agent.adapters.jobs.convert import (
     explained_message,
     job_message,
@@ -18,7 +19,6 @@ from aegis_agent.adapters.jobs.convert import (
     whole_message,
 )
 from aegis_agent.adapters.jobs.watch import JobWatcher
-from aegis_agent.adapters.jobs.work import caller_of, encode
 from aegis_agent.domain.call import Arguments, Caller
 from aegis_agent.domain.dispatch import MAY_RAISE
 from aegis_agent.domain.jobs.errors import JobsNotConfigured

@@ -5,29 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from aegis.agent.v1 import job_service_pb2 as pb
-from aegis.agent.v1 import part_pb2
 from aegis_agent.adapters import parts
-from aegis_agent.adapters.artifacts.results import result_parts
+from aegis_agent.adapters.jobs.content import caller_of, decoded, patiently, stored_result
 from aegis_agent.adapters.jobs.events import Teller
 from aegis_agent.adapters.jobs.queue import Entry, RunnerQueue
 from aegis_agent.adapters.jobs.store import RedisJobStore, insist
-from aegis_agent.domain.call import Attempt, Caller
+from aegis_agent.domain.call import Attempt
 from aegis_agent.domain.dispatch import Action, Dispatcher
 from aegis_agent.domain.errors import AgentInternal, ToolTimeout, UnknownTool
 from aegis_agent.domain.execution import Begun
 from aegis_agent.domain.jobs import machine
-from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, ResultTooLarge, UnknownJob, UnreadableJob
+from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, UnknownJob, UnreadableJob
 from aegis_agent.domain.jobs.job import Failure, Job, Phase
 from aegis_agent.domain.jobs.ports import Change, KeptArtifacts
 from aegis_agent.domain.jobs.steps import check_current, metered
-from aegis_agent.domain.parts import artifact_names
 from aegis_agent.domain.result import Result
 from aegis_agent.domain.tool import JsonSchema
 from aegis_agent.domain.usage import Spent
@@ -39,7 +35,6 @@ from aegis_common.rpc.outgoing import acting_for
 
 _POSTPONE: Final = timedelta(seconds=1)
 _MOST_POSTPONE: Final = timedelta(seconds=30)
-_TELL_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 _TO_WRITE: Final = timedelta(minutes=5)
 """Longest time between a result and its place in the store."""
 _LATER: Final = frozenset({ErrorKind.RESOURCE_EXHAUSTED, ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE_EXCEEDED})
@@ -215,7 +210,7 @@ class Work:
         try:
             value = teller.chunks if result.tool.spec.streams and result.value is None else result.value
             schema = result.tool.spec.output_schema
-            encoded = await _patiently(lambda: self._encoded(job, value, schema))
+            encoded = await patiently(lambda: self._encoded(job, value, schema))
         except Exception as error:  # an attempt that cannot tell its result has ended all the same
             known = error if isinstance(error, AegisError) else _unforeseen(job, error)
             await self._failed(job, known, teller)
@@ -247,27 +242,17 @@ class Work:
         await self._write(job, change, result=encoded)
 
     async def _encoded(self, job: Job, value: Any, schema: JsonSchema) -> bytes:
-        """Return a result as it is stored; what is beyond the limit becomes artifacts, which live as long.
-
-        Raises:
-            ResultTooLarge: It is beyond the limit, and this agent keeps no artifacts.
-        """
-        limit = self._bench.result_bytes
-        artifacts = self._bench.dispatcher.artifacts
-        mine = artifacts(caller_of(job.principal)) if artifacts else None
-        made = await result_parts(value, mine, room=limit, schema=schema)
-        encoded = encode(made)
-        if len(encoded) > limit and mine is None:
-            raise ResultTooLarge(
-                f"the result is {len(encoded)} bytes; a job keeps {limit}, and there is no artifact store",
-                size_bytes=str(len(encoded)),
-                max_bytes=str(limit),
-            )
-        names = artifact_names(parts.from_protos(made))
-        if names and self._bench.artifacts is not None:
-            until = self._bench.clock() + self._bench.keep + _TO_WRITE
-            await self._bench.artifacts.keep(job.tenant, names, until=until)
-        return encoded
+        bench = self._bench
+        own = bench.dispatcher.artifacts
+        return await stored_result(
+            value,
+            schema,
+            tenant=job.tenant,
+            room=bench.result_bytes,
+            own=own(caller_of(job.principal)) if own else None,
+            kept=bench.artifacts,
+            until=bench.clock() + bench.keep + _TO_WRITE,
+        )
 
     async def _failed(self, job: Job, error: AegisError, teller: Teller) -> None:
         await teller.finish()
@@ -346,34 +331,6 @@ class Work:
             return change(now)
 
         await self._write(job, undone)
-
-
-def caller_of(principal: str) -> Caller:
-    """Return for whom a job runs."""
-    stored = Principal.from_record(principal)
-    return Caller(tenant=stored.tenant, subject=stored.subject, roles=stored.roles)
-
-
-def encode(made: Sequence[part_pb2.Part]) -> bytes:
-    """Return parts as they are stored."""
-    return pb.Job(payload=made).SerializeToString()
-
-
-def decoded(stored: bytes) -> Sequence[part_pb2.Part]:
-    """Return stored parts."""
-    return pb.Job.FromString(stored).payload
-
-
-async def _patiently(work: Callable[[], Awaitable[bytes]]) -> bytes:
-    """Return what *work* gives, trying again while something is away: the tool's work is done already."""
-    for pause_s in _TELL_PAUSES_S:
-        try:
-            return await work()
-        except AegisError as error:
-            if error.kind is not ErrorKind.UNAVAILABLE:
-                raise
-            await asyncio.sleep(pause_s)
-    return await work()
 
 
 def _fenced(_: Job) -> Job:

@@ -23,7 +23,7 @@ from pydantic import ConfigDict, Field
 
 from aegis.agent.v1 import part_pb2
 from aegis_agent.adapters import parts
-from aegis_agent.adapters.jobs.work import caller_of, decoded, encode
+from aegis_agent.adapters.jobs.content import caller_of, decoded, encode
 from aegis_agent.adapters.mcp.content import blocks, structured
 from aegis_agent.adapters.mcp.errors import error_data, tool_error
 from aegis_agent.domain.content import Content
