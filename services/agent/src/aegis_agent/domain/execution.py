@@ -19,7 +19,7 @@ from aegis_agent.domain.result import Result
 from aegis_agent.domain.sizes import size_of
 from aegis_agent.domain.slots import Slots
 from aegis_agent.domain.tool import RunsIn, Tool
-from aegis_agent.domain.usage import UsedCall, Uses
+from aegis_agent.domain.usage import Usage, UsedCall, Uses
 from aegis_common.errors import AegisError
 
 MAX_COLLECTED_BYTES: Final = 8 << 20
@@ -128,7 +128,7 @@ class Execution:
             raise
         seconds = result.execution_time.total_seconds()
         self.measure.ran(tool.spec.name, seconds, "OK")
-        self._account(seconds)
+        self._account(seconds, result.usage)
         return result
 
     @asynccontextmanager
@@ -186,13 +186,13 @@ class Execution:
         else:
             seconds = asyncio.get_running_loop().time() - begun
             self.measure.ran(name, seconds, reason)
-            self._account(seconds)
+            self._account(seconds, self.call.spent.usage())
 
-    def _account(self, seconds: float) -> None:
+    def _account(self, seconds: float, usage: Usage) -> None:
         if self.call.job:
             return  # its record says what it used
-        spec, tenant = self.registration.tool.spec, self.call.caller.tenant
-        self.uses.used(UsedCall(tenant, spec.name, spec.model, self.call.spent.usage(), seconds))
+        spec = self.registration.tool.spec
+        self.uses.used(UsedCall(self.call.caller.tenant, spec.name, spec.model, usage, seconds))
 
 
 def _refuse_late(scope: asyncio.Timeout) -> None:

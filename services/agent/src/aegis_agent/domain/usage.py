@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Awaitable, Generator
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What one call, or one attempt of a job, used.
 
     Attributes:
@@ -36,26 +34,24 @@ def gib_hours(held_bytes: int, seconds: float) -> float:
 class Spent:
     """Adds up what the work of one call uses; whoever runs a part of it tells its share."""
 
-    __slots__ = ("_cpu_s", "_measured", "_peak_bytes")
+    __slots__ = ("_cpu_s", "_peak_bytes")
 
     def __init__(self) -> None:
-        self._cpu_s = 0.0
-        self._peak_bytes = 0
-        self._measured = False
+        self._cpu_s: float | None = None
+        self._peak_bytes: int | None = None
 
     def add(self, cpu_s: float, *, peak_bytes: int = 0) -> None:
         """Count CPU seconds, and what was resident meanwhile; the largest counts."""
-        self._measured = True
-        self._cpu_s += cpu_s
-        self._peak_bytes = max(self._peak_bytes, peak_bytes)
+        self._cpu_s = cpu_s + (self._cpu_s or 0.0)
+        if peak_bytes > (self._peak_bytes or 0):
+            self._peak_bytes = peak_bytes
 
     def usage(self) -> Usage:
         """Return what was used so far."""
-        return Usage(self._cpu_s if self._measured else None, self._peak_bytes or None)
+        return Usage(self._cpu_s, self._peak_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class UsedCall:
+class UsedCall(NamedTuple):
     """A call that has ended, well or not.
 
     Attributes:
@@ -110,22 +106,23 @@ class Stepped(Awaitable[T]):
         self._spent = spent
 
     def __await__(self) -> Generator[Any, Any, T]:
-        steps = self._work.__await__()
+        steps, add, clock, inner = self._work.__await__(), self._spent.add, time.thread_time, _inner
         value: Any = None
         error: BaseException | None = None
         try:
             while True:
-                outer, _inner.cpu_s = _inner.cpu_s, 0.0
-                begun = time.thread_time()
+                outer, inner.cpu_s = inner.cpu_s, 0.0
+                begun = clock()
                 try:
                     waited_for = steps.send(value) if error is None else steps.throw(error)
                 except StopIteration as done:
                     result: T = done.value
                     return result
                 finally:
-                    whole = time.thread_time() - begun
-                    self._spent.add(max(whole - _inner.cpu_s, 0.0))
-                    _inner.cpu_s = outer + whole
+                    whole = clock() - begun
+                    own = whole - inner.cpu_s
+                    add(own if own > 0.0 else 0.0)
+                    inner.cpu_s = outer + whole
                 value, error = None, None
                 try:
                     value = yield waited_for

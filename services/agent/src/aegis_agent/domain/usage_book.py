@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 from aegis_agent.domain.usage import UsedCall, gib_hours
 
@@ -14,8 +14,7 @@ MAX_SUMS: Final = 10_000
 """Sums that are kept while the ledger is away; calls that would need another are dropped and counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class SumKey:
+class SumKey(NamedTuple):
     """What calls are added up by.
 
     Attributes:
@@ -33,24 +32,38 @@ class UsageSum:
     """The calls of one key; `id` is unique, so that it can be sent again.
 
     Attributes:
-        start: When the first of them began.
-        end: When the last of them ended.
+        start_s: When the first of them began, in Unix time.
+        end_s: When the last of them ended, in Unix time.
     """
 
     key: SumKey
-    start: datetime
-    end: datetime
+    start_s: float
+    end_s: float
     calls: int = 0
     cpu_s: float = 0.0
     memory_gib_h: float = 0.0
     id: str = field(default_factory=lambda: f"calls-{uuid.uuid4().hex}")
 
-    def add(self, call: UsedCall, start: datetime, end: datetime) -> None:
-        """Count a call."""
-        self.start, self.end = min(self.start, start), max(self.end, end)
+    @property
+    def start(self) -> datetime:
+        """When the first of them began."""
+        return datetime.fromtimestamp(self.start_s, UTC)
+
+    @property
+    def end(self) -> datetime:
+        """When the last of them ended."""
+        return datetime.fromtimestamp(self.end_s, UTC)
+
+    def add(self, cpu_s: float, peak_bytes: int | None, seconds: float, end_s: float) -> None:
+        """Count a call that took so many seconds, and ended then."""
         self.calls += 1
-        self.cpu_s += call.usage.cpu_s or 0.0
-        self.memory_gib_h += gib_hours(call.usage.peak_bytes or 0, call.seconds)
+        self.cpu_s += cpu_s
+        if end_s - seconds < self.start_s:
+            self.start_s = end_s - seconds
+        if end_s > self.end_s:
+            self.end_s = end_s
+        if peak_bytes:
+            self.memory_gib_h += gib_hours(peak_bytes, seconds)
 
 
 class UsageBook:
@@ -77,19 +90,19 @@ class UsageBook:
         return len(self._open) + len(self._taken)
 
     def used(self, call: UsedCall) -> None:
-        if call.usage.cpu_s is None:
+        tenant, tool, model, (cpu_s, peak_bytes), seconds = call
+        if cpu_s is None:
             self.unmeasured += 1
             return
-        end = self._clock()
-        start = end - timedelta(seconds=call.seconds)
-        key = SumKey(call.tenant, call.tool, call.model, int(end.timestamp() // 60))
+        end_s = self._clock().timestamp()
+        key = SumKey(tenant, tool, model, int(end_s // 60))
         found = self._open.get(key)
         if found is None:
             if len(self) >= self._max_sums:
                 self.dropped += 1
                 return
-            found = self._open[key] = UsageSum(key, start, end)
-        found.add(call, start, end)
+            found = self._open[key] = UsageSum(key, end_s - seconds, end_s)
+        found.add(cpu_s, peak_bytes, seconds, end_s)
 
     def take(self, most: int) -> list[UsageSum]:
         """Return up to *most* sums; they change no more, and come again until they are `settled`."""
