@@ -4,129 +4,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
-from aegis_carbon.controller.domain.case import Decision, Known, Memory, Rules
-from aegis_carbon.controller.domain.decide import decide
+from aegis_carbon.controller.domain.case import Known
 from aegis_carbon.controller.domain.job import Job
-from aegis_carbon.controller.domain.record import RECORD, Phase, Record, digest, record_of
-from aegis_carbon.controller.domain.reservations import Refused, Reservation, State, Told
-from aegis_carbon.domain.job_wish import PREFIX
+from aegis_carbon.controller.domain.record import RECORD, Phase
+from aegis_carbon.controller.domain.reservations import Refused, State
+from aegis_carbon.testing.job_track import CREATED, HOUR, MINUTE, RULES, Track, a_job, a_signal
 from aegis_common.reservation_holder import Signal
-
-CREATED = datetime(2026, 12, 1, 20, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-MINUTE = timedelta(minutes=1)
-RULES = Rules()
-
-
-def job(*, suspended: bool = True, started: bool = False, generation: int = 1, **annotations: str) -> Job:
-    wished = {"deadline": "8h", "duration": "1h", **annotations}
-    return Job(
-        uid="u",
-        namespace="team",
-        name="train",
-        version="7",
-        created=CREATED,
-        annotations={PREFIX + name.replace("_", "-"): text for name, text in wished.items() if text},
-        generation=generation,
-        suspended=suspended,
-        started=started,
-    )
-
-
-class Track:
-    """A Job to which is done what is decided, and a carbon service that a test speaks for."""
-
-    def __init__(self, item: Job, known: Known | None = None) -> None:
-        self.job, self.known = item, known or Known()
-        self.memory: Memory | None = None
-        self.now, self.elapsed_s = CREATED, 1000.0
-        self.starts = 0
-        self.told: list[str] = []
-
-    def look(self, at: datetime | None = None, *, fails: bool = False, tenant: str = "t") -> Decision:
-        if at is not None:
-            self.elapsed_s += (at - self.now).total_seconds()
-            self.now = at
-        found = decide(
-            self.job,
-            self.known,
-            self.memory,
-            tenant=tenant,
-            rules=RULES,
-            now=self.now,
-            elapsed_s=self.elapsed_s,
-        )
-        if found.change is not None:
-            if fails:
-                return found
-            self._carry_out(found)
-        self.memory = found.memory or self.memory
-        self.told += [note.reason for note in found.notes]
-        return found
-
-    def _carry_out(self, found: Decision) -> None:
-        assert found.change is not None
-        annotations = {name: text for name, text in self.job.annotations.items() if name != RECORD}
-        if found.change.record is not None:
-            annotations[RECORD] = found.change.record.written()
-        suspend = self.job.suspended if found.change.suspend is None else found.change.suspend
-        flipped = suspend != self.job.suspended
-        self.starts += flipped and not suspend
-        self.job = replace(
-            self.job,
-            annotations=annotations,
-            suspended=suspend,
-            started=not suspend and (flipped or self.job.started),
-            generation=self.job.generation + flipped,
-        )
-
-    def edit(self, **annotations: str | None) -> None:
-        changed = {PREFIX + name.replace("_", "-"): text for name, text in annotations.items()}
-        merged = {**self.job.annotations, **changed}
-        self.job = replace(self.job, annotations={name: text for name, text in merged.items() if text})
-
-    def reserve(
-        self,
-        state: State = State.WAITING,
-        signal: Told | None = None,
-        latest: datetime | None = CREATED + 6.5 * HOUR,
-    ) -> None:
-        self.known = Known(
-            Reservation(
-                "reservations/r",
-                "t",
-                "u",
-                "team",
-                "train",
-                digest(self.job.annotations),
-                state,
-                signal=signal,
-                latest_start=latest,
-                starts=self.now + 3 * HOUR,
-            )
-        )
-
-    @property
-    def record(self) -> Record:
-        found = record_of(self.job.annotations)
-        assert found is not None
-        return found
-
-    @property
-    def stands(self) -> tuple[Phase, bool]:
-        return self.record.phase, self.job.suspended
-
-
-def signal(token: int, kind: Signal, latest: datetime | None = None) -> Told:
-    return Told(token, kind, "a planned span begins", latest)
 
 
 def test_a_job_that_was_created_suspended_waits_for_its_signal_and_starts_once() -> None:
-    track = Track(job())
+    track = Track(a_job())
 
     track.look()
     assert track.look().wanted is not None
@@ -134,7 +25,7 @@ def test_a_job_that_was_created_suspended_waits_for_its_signal_and_starts_once()
     track.look()
     assert (Phase.WAITING, True) == track.stands
     assert "reservations/r" == track.record.reservation
-    track.reserve(State.RUNNING, signal(1, Signal.START), latest=None)
+    track.reserve(State.RUNNING, a_signal(1, Signal.START), latest=None)
     track.look(CREATED + 3 * HOUR)
     assert (Phase.RUNNING, False) == track.stands
     for minute in range(5):
@@ -143,7 +34,7 @@ def test_a_job_that_was_created_suspended_waits_for_its_signal_and_starts_once()
 
 
 def test_a_job_that_has_not_started_is_suspended_at_once() -> None:
-    track = Track(job(suspended=False))
+    track = Track(a_job(suspended=False))
 
     track.look()
 
@@ -152,7 +43,7 @@ def test_a_job_that_has_not_started_is_suspended_at_once() -> None:
 
 
 def test_a_running_job_is_left_alone_and_told_how_to_wait_the_next_time() -> None:
-    track = Track(job(suspended=False, started=True))
+    track = Track(a_job(suspended=False, started=True))
 
     found = track.look()
 
@@ -161,7 +52,7 @@ def test_a_running_job_is_left_alone_and_told_how_to_wait_the_next_time() -> Non
 
 
 def test_a_running_job_that_may_be_interrupted_is_suspended_when_its_reservation_waits() -> None:
-    track = Track(job(suspended=False, started=True, interruptible="true"))
+    track = Track(a_job(suspended=False, started=True, interruptible="true"))
 
     assert track.look().wanted is not None
     assert not track.job.suspended
@@ -172,8 +63,8 @@ def test_a_running_job_that_may_be_interrupted_is_suspended_when_its_reservation
 
 
 def test_a_running_job_that_may_be_interrupted_goes_on_when_its_reservation_runs() -> None:
-    track = Track(job(suspended=False, started=True, interruptible="true"))
-    track.reserve(State.RUNNING, signal(1, Signal.START), latest=None)
+    track = Track(a_job(suspended=False, started=True, interruptible="true"))
+    track.reserve(State.RUNNING, a_signal(1, Signal.START), latest=None)
 
     track.look()
 
@@ -182,7 +73,7 @@ def test_a_running_job_that_may_be_interrupted_goes_on_when_its_reservation_runs
 
 
 def test_without_a_word_it_starts_at_the_earlier_latest_start_and_the_late_signal_has_no_effect() -> None:
-    track = Track(job())
+    track = Track(a_job())
     track.reserve()
     track.look()
     track.look()
@@ -192,7 +83,7 @@ def test_without_a_word_it_starts_at_the_earlier_latest_start_and_the_late_signa
     assert (Phase.WAITING, True) == track.stands
     track.look(latest)
     assert (Phase.RUNNING, False) == track.stands
-    track.reserve(State.RUNNING, signal(1, Signal.START), latest=None)
+    track.reserve(State.RUNNING, a_signal(1, Signal.START), latest=None)
     track.look(latest + MINUTE)
     assert 1 == track.starts
     assert track.record.whole
@@ -200,13 +91,13 @@ def test_without_a_word_it_starts_at_the_earlier_latest_start_and_the_late_signa
 
 @pytest.mark.parametrize("forgets", [False, True])
 def test_it_is_suspended_and_goes_on_by_itself_with_or_without_a_memory(forgets: bool) -> None:
-    track = Track(job(interruptible="true"))
-    track.reserve(State.RUNNING, signal(1, Signal.START), latest=None)
+    track = Track(a_job(interruptible="true"))
+    track.reserve(State.RUNNING, a_signal(1, Signal.START), latest=None)
     track.look()
     track.look()
     paused = CREATED + HOUR / 2
     seven = CREATED + 7 * HOUR
-    track.reserve(State.SUSPENDED, signal(2, Signal.SUSPEND, seven), latest=seven)
+    track.reserve(State.SUSPENDED, a_signal(2, Signal.SUSPEND, seven), latest=seven)
     track.look(paused)
     assert (Phase.SUSPENDED, True) == track.stands
     assert HOUR / 2 - RULES.pod_start == track.record.worked
@@ -222,11 +113,11 @@ def test_it_is_suspended_and_goes_on_by_itself_with_or_without_a_memory(forgets:
 
 
 def test_a_change_that_fails_is_decided_again_and_takes_effect_once() -> None:
-    track = Track(job())
+    track = Track(a_job())
     track.reserve()
     track.look()
     track.look()
-    track.reserve(State.RUNNING, signal(1, Signal.START), latest=None)
+    track.reserve(State.RUNNING, a_signal(1, Signal.START), latest=None)
 
     assert track.look(fails=True).change is not None
     assert track.look(fails=True).change is not None
@@ -247,7 +138,7 @@ def test_a_change_that_fails_is_decided_again_and_takes_effect_once() -> None:
 def test_without_any_reservation_it_waits_as_on_missing_says_and_never_too_long(
     on_missing: str, max_hold: str, starts: datetime
 ) -> None:
-    track = Track(job(on_missing=on_missing, max_hold=max_hold), Known(trouble="no route to host"))
+    track = Track(a_job(on_missing=on_missing, max_hold=max_hold), Known(trouble="no route to host"))
     track.look()
 
     track.look(starts - timedelta(seconds=1))
@@ -261,8 +152,8 @@ def test_without_any_reservation_it_waits_as_on_missing_says_and_never_too_long(
 def test_while_carbon_is_away_a_new_job_is_not_suspended_unless_it_says_so() -> None:
     away = Known(trouble="no route to host")
     track, patient = (
-        Track(job(suspended=False), away),
-        Track(job(suspended=False, on_missing="hold", max_hold="1h"), away),
+        Track(a_job(suspended=False), away),
+        Track(a_job(suspended=False, on_missing="hold", max_hold="1h"), away),
     )
 
     assert track.look().change is None
@@ -272,7 +163,7 @@ def test_while_carbon_is_away_a_new_job_is_not_suspended_unless_it_says_so() -> 
 
 
 def test_a_refused_wish_runs_at_once_and_says_why() -> None:
-    track = Track(job(zone="XX"))
+    track = Track(a_job(zone="XX"))
     track.look()
     track.known = Known(refusal=Refused("UNKNOWN_ZONE", "zone XX is unknown; did you mean XK?"))
 
@@ -284,7 +175,7 @@ def test_a_refused_wish_runs_at_once_and_says_why() -> None:
 
 @pytest.mark.parametrize(("held", "resumed"), [(True, True), (False, False)])
 def test_a_bad_annotation_lets_a_job_run_if_it_waits_for_us(held: bool, resumed: bool) -> None:
-    track = Track(job(duration="soon", generation=1 if held else 2))
+    track = Track(a_job(duration="soon", generation=1 if held else 2))
 
     found = track.look()
 
@@ -294,7 +185,7 @@ def test_a_bad_annotation_lets_a_job_run_if_it_waits_for_us(held: bool, resumed:
 
 
 def test_a_mended_annotation_is_followed_again() -> None:
-    track = Track(job(suspended=False, duration="soon", interruptible="true"))
+    track = Track(a_job(suspended=False, duration="soon", interruptible="true"))
     track.look()
     track.job = replace(track.job, started=True)
 
@@ -304,7 +195,7 @@ def test_a_mended_annotation_is_followed_again() -> None:
 
 
 def test_what_somebody_else_suspended_is_never_resumed() -> None:
-    track = Track(job(generation=2))
+    track = Track(a_job(generation=2))
 
     track.look()
     track.look(CREATED + 8 * HOUR)
@@ -313,14 +204,14 @@ def test_what_somebody_else_suspended_is_never_resumed() -> None:
 
 
 def test_what_somebody_else_suspends_or_resumes_meanwhile_is_left_so() -> None:
-    track = Track(job(interruptible="true"))
+    track = Track(a_job(interruptible="true"))
     track.reserve()
     track.look()
     track.look()
     track.job = replace(track.job, suspended=False, started=True)
     track.look()
     assert (Phase.RUNNING, False) == track.stands
-    track.reserve(State.SUSPENDED, signal(2, Signal.SUSPEND, CREATED + 6 * HOUR), latest=None)
+    track.reserve(State.SUSPENDED, a_signal(2, Signal.SUSPEND, CREATED + 6 * HOUR), latest=None)
     track.look(CREATED + HOUR)
     assert (Phase.RUNNING, False) == track.stands
     track.job = replace(track.job, suspended=True, started=False)
@@ -333,7 +224,7 @@ def test_what_somebody_else_suspends_or_resumes_meanwhile_is_left_so() -> None:
 
 @pytest.mark.parametrize("suspended", [True, False])
 def test_a_wish_that_is_taken_back_leaves_the_job_as_it_was(suspended: bool) -> None:
-    track = Track(job(suspended=suspended))
+    track = Track(a_job(suspended=suspended))
     track.look()
     assert track.job.suspended
 
@@ -344,7 +235,7 @@ def test_a_wish_that_is_taken_back_leaves_the_job_as_it_was(suspended: bool) -> 
 
 
 def test_a_changed_wish_gets_a_reservation_of_its_own() -> None:
-    track = Track(job())
+    track = Track(a_job())
     track.reserve()
     track.look()
     track.look()
@@ -359,7 +250,7 @@ def test_a_changed_wish_gets_a_reservation_of_its_own() -> None:
 
 
 def test_a_reservation_that_ended_while_it_waited_starts_the_job() -> None:
-    track = Track(job())
+    track = Track(a_job())
     track.reserve()
     track.look()
     track.look()
@@ -370,7 +261,7 @@ def test_a_reservation_that_ended_while_it_waited_starts_the_job() -> None:
     assert (Phase.RELEASED, False) == track.stands
 
 
-@pytest.mark.parametrize("item", [job(), job(suspended=False)])
+@pytest.mark.parametrize("item", [a_job(), a_job(suspended=False)])
 def test_a_job_of_another_manager_or_of_no_tenant_runs_as_without_us(item: Job) -> None:
     managed = Track(replace(item, managed_by="Kueue (queue q)"))
     unmapped = Track(item)
@@ -383,14 +274,14 @@ def test_a_job_of_another_manager_or_of_no_tenant_runs_as_without_us(item: Job) 
 
 
 def test_a_record_that_cannot_be_read_is_ours_all_the_same() -> None:
-    track = Track(job(generation=3, reservation='{"schemaVersion": 2}'))
+    track = Track(a_job(generation=3, reservation='{"schemaVersion": 2}'))
 
     track.look()
     assert (Phase.WAITING, True) == track.stands
 
 
 def test_a_wish_that_is_changed_and_changed_back_is_another_one() -> None:
-    track = Track(job())
+    track = Track(a_job())
     track.look()
     first = track.look().wanted
     track.edit(deadline="9h")
@@ -405,21 +296,21 @@ def test_a_wish_that_is_changed_and_changed_back_is_another_one() -> None:
 
 
 def test_a_misspelt_annotation_is_named() -> None:
-    track = Track(job(dead_line="8h"))
+    track = Track(a_job(dead_line="8h"))
 
     assert "aegis.dev/dead-line" in track.look().notes[-1].message
 
 
 def test_a_job_with_no_slack_is_not_suspended() -> None:
-    track = Track(job(suspended=False, deadline="1h"))
+    track = Track(a_job(suspended=False, deadline="1h"))
 
     assert track.look().change is None
     assert ["NoSlack"] == track.told
 
 
 def test_a_job_that_runs_past_its_deadline_says_so_once_it_has() -> None:
-    track = Track(job())
-    track.reserve(State.RUNNING, signal(1, Signal.DEADLINE), latest=None)
+    track = Track(a_job())
+    track.reserve(State.RUNNING, a_signal(1, Signal.DEADLINE), latest=None)
     track.look()
     track.look()
 
@@ -430,7 +321,7 @@ def test_a_job_that_runs_past_its_deadline_says_so_once_it_has() -> None:
 def _storm(seed: int) -> tuple[Track, timedelta]:
     """Eight hours of signals that come late, twice, out of order or never, failed changes and restarts."""
     dice = random.Random(seed)  # noqa: S311  # repeats itself
-    track = Track(job(interruptible=dice.choice(["true", "false"]), suspended=dice.random() < 0.5))
+    track = Track(a_job(interruptible=dice.choice(["true", "false"]), suspended=dice.random() < 0.5))
     token, ran, failed = 0, timedelta(0), False
     for _ in range(8 * 60):
         if not track.job.suspended and RECORD in track.job.annotations:
@@ -439,7 +330,7 @@ def _storm(seed: int) -> tuple[Track, timedelta]:
             token += dice.choice([-1, 0, 1, 1])
             kind = dice.choice([Signal.START, Signal.SUSPEND, Signal.SUSPEND, Signal.RESUME])
             latest = dice.choice([None, CREATED + 7.5 * HOUR])
-            track.reserve(State.RUNNING, signal(max(1, token), kind, latest), latest=latest)
+            track.reserve(State.RUNNING, a_signal(max(1, token), kind, latest), latest=latest)
         elif dice.random() < 0.1:
             track.known = Known(trouble="no answer")
         if dice.random() < 0.1:

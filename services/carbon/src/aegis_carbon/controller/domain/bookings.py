@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from aegis_carbon.controller.domain.case import Known
@@ -28,6 +29,8 @@ from aegis_carbon.controller.domain.reservations import (
 )
 from aegis_carbon.controller.domain.tenants import Tenants
 
+_FAILURES: Final = 3
+"""Calls in a row without an answer after which the service is taken to be away."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -78,7 +81,8 @@ class Bookings:
     def want(self, wanted: Wanted) -> None:
         """Have a reservation made in the next turn, which comes at once."""
         known = self._found.get(wanted.uid)
-        if self._wanted.get(wanted.uid) != wanted and (known is None or known.wish != wanted.digest):
+        there = known is not None and known.open and known.wish == wanted.digest
+        if self._wanted.get(wanted.uid) != wanted and not there:
             self._wanted[wanted.uid] = wanted
             self.wake.set()
 
@@ -121,17 +125,33 @@ class Bookings:
 
     async def _of_tenant(self, tenant: str) -> None:
         current: dict[str, Reservation] = {}
+        work: list[Callable[[], Awaitable[None]]] = []
         for item in await self._reservations.open(tenant):
             job = self._store.get(item.uid)
             if job is None:
-                await self._left_behind(item)
+                work.append(partial(self._left_behind, item))
             elif item.wish == digest(job.annotations):
                 current[item.uid] = item
             else:
-                await self._reservations.cancel(tenant, item.name)
-        for job in self._store.all():
-            if self._tenants.of(job.namespace) == tenant and self._leading():
-                await self._compare(tenant, job, current.get(job.uid))
+                work.append(partial(self._reservations.cancel, tenant, item.name))
+        jobs = [job for job in self._store.all() if self._tenants.of(job.namespace) == tenant]
+        work += [partial(self._compare, tenant, job, current.get(job.uid)) for job in jobs]
+        await self._done(work)
+
+    async def _done(self, work: Sequence[Callable[[], Awaitable[None]]]) -> None:
+        """Do one piece after another: one that fails must not keep the others, several in a row do."""
+        failed = 0
+        for piece in work:
+            if not self._leading():
+                return
+            try:
+                await piece()
+                failed = 0
+            except CarbonUnavailable as error:
+                failed += 1
+                if failed == min(_FAILURES, len(work)):
+                    raise
+                _log.warning("no answer about one Job: %s", error.message)
 
     async def _left_behind(self, item: Reservation) -> None:
         """The Job of a reservation is not here: give it back, if the Job is gone, or its wish is."""
@@ -151,8 +171,8 @@ class Bookings:
         record = record_of(job.annotations)
         if item is None:
             item = await self._ended(tenant, job, record)
-        if item is None and job.uid in self._wanted and job.ended is None:
-            item = await self._made(self._wanted[job.uid], job)
+        if (item is None or not item.open) and job.uid in self._wanted and job.ended is None:
+            item = await self._made(self._wanted[job.uid], job) or item
         if item is not None and self._found.get(job.uid) != item:
             self._found[job.uid] = item
             self._store.look_at([job.uid])

@@ -94,9 +94,13 @@ class Case:
 
     @property
     def reservation(self) -> Reservation | None:
-        """Its reservation for the present wish."""
-        found = self.known.reservation
-        return found if found is not None and found.wish == self.digest else None
+        """Its reservation for the present wish; not one that ended before the wish was taken down."""
+        found, record = self.known.reservation, self.record
+        if found is None or found.wish != self.digest:
+            return None
+        if not found.open and record is not None and record.reservation != found.name:
+            return None
+        return found
 
     @property
     def wanted(self) -> Wanted:
