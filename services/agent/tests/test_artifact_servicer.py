@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import pytest_asyncio
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
+from services.agent.tests.artifact_agent import MIB, Service, download, failure, upload
 
 from aegis.agent.v1 import agent_service_pb2 as agent_pb
-from aegis.agent.v1 import agent_service_pb2_grpc as agent_grpc
 from aegis.agent.v1 import artifact_service_pb2 as pb
 from aegis.agent.v1 import artifact_service_pb2_grpc as pb_grpc
 from aegis.agent.v1 import part_pb2
@@ -31,13 +31,11 @@ from aegis_agent.main import running
 from aegis_agent.settings import AgentSettings
 from aegis_common.errors import ErrorKind
 from aegis_common.pki import new_ed25519, public_key_pem
-from aegis_common.rpc.channel import mesh_channel
 from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.server import serving
 from aegis_common.store.objects import ObjectStore
 from aegis_common.testing.pki import Mesh
 
-MIB = 1 << 20
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(600)
 TOOLS = (
     "shrink", "measure", "describe_artifact", "stamp", "make_large", "make_rows", "collage", "loud",
@@ -45,35 +43,6 @@ TOOLS = (
 )  # fmt: skip
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-class Service:
-    """A running agent, and stubs by account."""
-
-    def __init__(self, mesh: Mesh, port: int) -> None:
-        self.mesh = mesh
-        self.port = port
-        self.channels: list[grpc.aio.Channel] = []
-
-    def artifacts(self, account: str = "sdk") -> pb_grpc.ArtifactServiceAsyncStub:
-        return pb_grpc.ArtifactServiceStub(self.channel(account))
-
-    def agent(self, account: str = "sdk") -> agent_grpc.AgentServiceAsyncStub:
-        return agent_grpc.AgentServiceStub(self.channel(account))
-
-    def channel(self, account: str) -> grpc.aio.Channel:
-        target = f"127.0.0.1:{self.port}"
-        self.channels.append(mesh_channel(target, service="agent", tls=self.mesh.tls(account)))
-        return self.channels[-1]
-
-    async def run(self, tool: str, *parts: part_pb2.Part, **arguments: Any) -> agent_pb.DispatchResponse:
-        payload = list(parts)
-        if arguments:
-            struct = Struct()
-            struct.update(arguments)
-            payload.append(part_pb2.Part(json=struct))
-        request = agent_pb.DispatchRequest(tool=f"tools/{tool}", payload=payload)
-        return await self.agent().Dispatch(request)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -101,32 +70,6 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         made = Service(mesh, server.port)
         yield made
         await asyncio.gather(*(channel.close() for channel in made.channels))
-
-
-async def upload(
-    service: Service, data: bytes, *, account: str = "sdk", piece: int = MIB, **fields: Any
-) -> pb.Artifact:
-    async def requests() -> AsyncIterator[pb.UploadArtifactRequest]:
-        yield pb.UploadArtifactRequest(**fields)
-        for start in range(0, len(data), piece):
-            content = HttpBody(data=data[start : start + piece])
-            yield pb.UploadArtifactRequest(content=content)
-
-    answer = await service.artifacts(account).UploadArtifact(requests())
-    return answer.artifact
-
-
-async def download(service: Service, name: str, *, account: str = "sdk", **fields: Any) -> bytes:
-    request = pb.DownloadArtifactRequest(name=name, **fields)
-    pieces = [item async for item in service.artifacts(account).DownloadArtifact(request)]
-    return b"".join(piece.content.data for piece in pieces)
-
-
-async def failure(call: Awaitable[Any]) -> tuple[ErrorKind, str, dict[str, str]]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    details = details_of(caught.value)
-    return details.kind, details.reason, details.metadata
 
 
 async def test_content_goes_in_and_comes_out_piece_by_piece(service: Service) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from services.carbon.tests.carbon_callers import Callers
 
+from aegis.carbon.v1 import carbon_service_pb2_grpc as pb_grpc
+from aegis_carbon.main import running
+from aegis_carbon.settings import Settings
 from aegis_carbon.testing.clock import ManualClock
 from aegis_carbon.testing.uk_api import UkApi
+from aegis_common.rpc.server import Running
+from aegis_common.testing.pki import Mesh
 from aegis_common.testing.redis import RedisServer
 
 
@@ -48,3 +56,31 @@ def durable(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+    return Mesh(tmp_path_factory.mktemp("mesh"))
+
+
+@pytest.fixture
+async def server(mesh: Mesh, uk_api: UkApi, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Running]:
+    settings = Settings(
+        api_url=uk_api.url,
+        zone_thresholds={"GB-wales": 90},
+        drain=timedelta(0),
+        **{**mesh.service_kwargs("carbon"), "audit_dir": tmp_path},
+    )
+    async with running(settings, clock=clock) as server:
+        yield server
+
+
+@pytest.fixture
+async def callers(server: Running, mesh: Mesh) -> AsyncIterator[Callers]:
+    async with AsyncExitStack() as stack:
+        yield Callers(mesh, server.port, stack)
+
+
+@pytest.fixture
+async def carbon(callers: Callers) -> pb_grpc.CarbonServiceAsyncStub:
+    return await callers.stub("agent")
