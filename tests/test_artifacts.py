@@ -73,8 +73,7 @@ def test_an_empty_body_is_an_empty_artifact(http: httpx.Client) -> None:
 def test_large_content_passes_both_ways_while_gateway_and_agent_stay_small(
     doors: Doors, http: httpx.Client
 ) -> None:
-    gateway = next(p for p in psutil.Process().children(recursive=True) if "envoy" in p.name())
-    processes = (gateway, psutil.Process(doors.agent.pid))
+    processes = (psutil.Process(doors.gateway.pid), psutil.Process(doors.agent.pid))
     pass_through(http, 64 * MIB, processes)  # from now on each has its code, threads and buffers
     before = [process.memory_info().rss for process in processes]
     most = pass_through(http, LARGE, processes)
@@ -244,4 +243,4 @@ def test_the_gateways_own_description_covers_raw_bodies(http: httpx.Client) -> N
     assert ["*/*"] == list(post["requestBody"]["content"])
     assert ["*/*"] == list(download["responses"]["200"]["content"])
     query = {item["name"] for item in post["parameters"] if item.get("in") == "query"}
-    assert {"mediaType", "filename", "retention", "sha256", "sizeBytes", "existing"} == query
+    assert {"mediaType", "filename", "retention", "sha256", "sizeBytes", "existing", "holder"} == query

@@ -29,11 +29,13 @@ class RunningGateway:
         settings: What it was rendered from.
         folder: Where the rendered files lie.
         access_log: Envoy's standard output.
+        pid: Envoy's process.
     """
 
     settings: GatewaySettings
     folder: Path
     access_log: Path
+    pid: int
 
     def ops(self, path: str) -> httpx.Response:
         return httpx.get(f"http://{self.settings.ops_listen}{path}", trust_env=False)
@@ -60,7 +62,7 @@ def running_gateway(settings: GatewaySettings, folder: Path) -> Iterator[Running
     with log.open("wb") as out, (folder / "envoy.log").open("wb") as err:
         process = subprocess.Popen(envoy_command(bootstrap, concurrency=1), stdout=out, stderr=err)
     try:
-        running = RunningGateway(settings, folder, log)
+        running = RunningGateway(settings, folder, log, process.pid)
         _wait(process, running)
         yield running
     finally:
@@ -83,4 +85,5 @@ def _wait(process: subprocess.Popen[bytes], running: RunningGateway) -> None:
                 return
         except httpx.TransportError:
             time.sleep(0.05)
-    raise TimeoutError(f"the gateway does not listen: {(running.folder / 'envoy.log').read_text()[-2000:]}")
+    said = (running.folder / "envoy.log").read_text(errors="backslashreplace")
+    raise TimeoutError(f"the gateway does not listen: {said[-2000:]}")
