@@ -317,6 +317,17 @@ def test_what_fails_for_one_job_keeps_no_other_from_being_cancelled(
         assert f"{name} does not exist" in printed.err
 
 
+def test_a_start_that_is_past_is_refused_but_for_a_job_that_may_be_there(
+    deployment: JobDeployment, aegis: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    past = ["create", "echo", "--detach", "--not-before", "2026-01-01T00:00Z"]
+
+    assert aegis(*past) == 2
+    assert "is past: it means 2026-01-01 00:00Z; leave it out" in capsys.readouterr().err
+    assert deployment.desk.created == []
+    assert aegis(*past, "--request-id", "0197f3a2-7c1e-4d52-9a41-3f0c5b6de8a7") == 0
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -105,6 +105,8 @@ def create(
     For example: aegis jobs create image_ocr --file image=scan.png --deadline 8h
     """
     arguments = json_object(json_file) | {key: json_or_text(text) for key, text in pairs(arg, "--arg")}
+    # asked again with its key, a job that was made is found, also when its start has come meanwhile
+    start = moment_of if request_id else ahead_of
     with state_of(ctx).client() as client:
         inline, stored = files_and_artifacts(client, pairs(file, "--file"))
         made = client.jobs.create(
@@ -113,7 +115,7 @@ def create(
             files=inline,
             parts=stored,
             tool_timeout=duration_s(timeout, "--timeout"),
-            not_before=ahead_of(not_before, "--not-before"),
+            not_before=start(not_before, "--not-before"),
             deadline=moment_of(deadline, "--deadline"),
             priority=priority,
             max_attempts=max_attempts,
