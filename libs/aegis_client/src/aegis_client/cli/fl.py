@@ -17,6 +17,7 @@ from aegis_client.cli.state import Format, Output, state_of
 
 class _FlGroup(ExtendedGroup):
     known = {  # noqa: RUF012  # click reads it from instances
+        "new": Known("Write a training app with its test.", distribution="aegis-fl-coordinator"),
         "simulate": Known("Train over virtual nodes on this machine.", distribution="aegis-fl-coordinator"),
     }
 
