@@ -37,6 +37,7 @@ PUBLIC = [
     "LocalNoise",
     "Model",
     "ModelCheck",
+    "ModelPiece",
     "ModelVerification",
     "ModelVersion",
     "Node",

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.api.httpbody_pb2 import HttpBody
 from libs.aegis_client.tests.model_desk import START, refuse
 
 from aegis.fl.v1 import app_service_pb2 as app
@@ -66,6 +67,7 @@ class Training(fl_grpc.TrainingServiceServicer):
     def __init__(self) -> None:
         self.created: list[fl.CreateTrainingRunRequest] = []
         self.rounds: dict[str, fl.ListRoundsResponse] = {}
+        self.models: dict[int, bytes] = {}
         self.tokens: list[str] = []
         self.scripts: list[list[Step]] = []
 
@@ -86,6 +88,13 @@ class Training(fl_grpc.TrainingServiceServicer):
 
     async def ListRounds(self, request: Any, context: Any) -> fl.ListRoundsResponse:
         return self.rounds.get(request.page_token, fl.ListRoundsResponse())
+
+    async def DownloadModel(self, request: Any, context: Any) -> AsyncIterator[fl.DownloadModelResponse]:
+        number = request.round or max(self.models)
+        content = self.models[number]
+        for piece in (content[request.offset : request.offset + 7], content[request.offset + 7 :]):
+            body = HttpBody(data=piece)
+            yield fl.DownloadModelResponse(content=body, total_bytes=len(content), round=number)
 
     async def PauseTrainingRun(self, request: Any, context: Any) -> fl.PauseTrainingRunResponse:
         run = self.run(fl.TrainingRun.STATE_PAUSING)

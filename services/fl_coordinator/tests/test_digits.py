@@ -12,9 +12,9 @@ import pytest
 from flwr.app import ArrayRecord
 
 from aegis_fl_coordinator.apps import BUNDLED
-from aegis_fl_coordinator.runfile import RunFile
+from aegis_fl_coordinator.runfile import CHECKPOINTS, RunFile
 from aegis_fl_coordinator.serverapp import AppSpec, ExportedArrays
-from aegis_fl_coordinator.serverapp.entry import CHECKPOINTS, train
+from aegis_fl_coordinator.serverapp.entry import train
 from aegis_fl_coordinator.serverapp.link import FileLink
 from aegis_fl_coordinator.testing.grid import FIRST_NODE, LocalGrid
 

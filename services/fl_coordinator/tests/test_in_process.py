@@ -13,9 +13,8 @@ from aegis_fl_coordinator.adapters.flower_control import build_bundle
 from aegis_fl_coordinator.domain.nodes import virtual_nodes
 from aegis_fl_coordinator.domain.strategies import Aggregation
 from aegis_fl_coordinator.inprocess.launch import failure, launch, stop
-from aegis_fl_coordinator.runfile import ROUNDS_FILE, RUN_KEY, RunFile
+from aegis_fl_coordinator.runfile import CHECKPOINTS, ROUNDS_FILE, RUN_KEY, RunFile
 from aegis_fl_coordinator.serverapp import checkpoint
-from aegis_fl_coordinator.serverapp.entry import CHECKPOINTS
 
 STEPS: Final = Path(__file__).parent / "apps" / "steps"
 TRACE: Final = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"

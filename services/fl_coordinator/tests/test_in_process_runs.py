@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,11 @@ def allowed() -> dict[str, Any]:
     return {"in_process": True, "app_dirs": (STEPS,), "approved_apps": (digest,)}
 
 
+async def download(stubs: Stubs, **fields: Any) -> bytes:
+    call = stubs.training.DownloadModel(pb.DownloadModelRequest(**fields))
+    return b"".join([piece.content.data async for piece in call])
+
+
 def steps(**changed: Any) -> dict[str, Any]:
     values = {"app": "steps", "min_nodes": 0, "virtual_nodes": 4, "rounds": 4, "seed": 3}
     return {"engine": IN_PROCESS, **values, **changed}
@@ -49,6 +55,13 @@ async def test_a_run_in_process_needs_no_site_and_goes_through_the_gate(
         second = await sdk.training.ListRounds(
             pb.ListRoundsRequest(parent=run.name, page_size=3, page_token=first.next_page_token)
         )
+        kept = await download(sdk, name=run.name, round=2)
+        rest = await download(sdk, name=run.name, round=2, offset=100)
+        onnx = await download(sdk, name=run.name, format=pb.DownloadModelRequest.FORMAT_ONNX)
+        with pytest.raises(grpc.aio.AioRpcError) as gone:
+            await download(sdk, name=run.name, round=9)
+        with pytest.raises(grpc.aio.AioRpcError) as beyond:
+            await download(sdk, name=run.name, offset=10**9)
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await sdk.training.ListRounds(
                 pb.ListRoundsRequest(parent="trainingRuns/other", page_token=first.next_page_token)
@@ -56,6 +69,12 @@ async def test_a_run_in_process_needs_no_site_and_goes_through_the_gate(
 
     assert [report.number for report in [*first.rounds, *second.rounds]] == [1, 2, 3, 4]
     assert second.next_page_token == ""
+    assert hashlib.sha256(kept).hexdigest() == first.rounds[1].checkpoint_sha256
+    assert rest == kept[100:]
+    assert len(onnx) == 24  # three float64, as the app exports them
+    assert reason(gone.value) == ("NOT_FOUND", "MODEL_NOT_KEPT")
+    assert "there are those after 1, 2, 3, 4" in str(gone.value.details())
+    assert reason(beyond.value) == ("INVALID_ARGUMENT", "OFFSET_OUT_OF_RANGE")
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert [len(report.node_outcomes) for report in first.rounds] == [3] * 3
     for report in first.rounds:

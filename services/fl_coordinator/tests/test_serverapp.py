@@ -16,9 +16,9 @@ from flwr.serverapp.strategy import FedMedian
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis_fl_coordinator.domain.errors import UnknownSchema
 from aegis_fl_coordinator.flower import SERVERAPP_DIR_VARIABLE
-from aegis_fl_coordinator.runfile import BrokenRunFile, RunFile, run_folder
+from aegis_fl_coordinator.runfile import CHECKPOINTS, BrokenRunFile, RunFile, run_folder
 from aegis_fl_coordinator.serverapp import AppSpec, ExportedArrays, checkpoint
-from aegis_fl_coordinator.serverapp.entry import CHECKPOINTS, train
+from aegis_fl_coordinator.serverapp.entry import train
 from aegis_fl_coordinator.serverapp.link import FileLink, RunStopped
 from aegis_fl_coordinator.serverapp.mixin import NoResults
 from aegis_fl_coordinator.testing.grid import FIRST_NODE, LocalGrid

@@ -18,8 +18,8 @@ from flwr.serverapp.strategy import FedMedian, Strategy
 
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.strategies import KNOWN, Aggregation, checked
+from aegis_fl_coordinator.runfile import CHECKPOINTS
 from aegis_fl_coordinator.serverapp import AppSpec, checkpoint
-from aegis_fl_coordinator.serverapp.entry import CHECKPOINTS
 from aegis_fl_coordinator.serverapp.strategies import UnusableStrategy, make_strategy
 from aegis_fl_coordinator.testing.halving import DP, NEEDS, NODES, halving_app, run, spec
 

@@ -49,7 +49,15 @@ if TYPE_CHECKING:
     from aegis_client.profiles import Profile, load_profile, write_profiles
     from aegis_client.publisher_forms import Publisher, PublisherKey
     from aegis_client.replicas import ReplicaStatus
-    from aegis_client.round_forms import Gate, NodeFailure, NodeOutcome, Round, RoundEnergy, ZoneShare
+    from aegis_client.round_forms import (
+        Gate,
+        ModelPiece,
+        NodeFailure,
+        NodeOutcome,
+        Round,
+        RoundEnergy,
+        ZoneShare,
+    )
     from aegis_client.tool_events import ToolItem, ToolLog, ToolProgress, ToolStarted
     from aegis_client.tool_files import ToolFile
     from aegis_client.tools import Action, Tool, ToolResult
@@ -95,6 +103,7 @@ __all__ = [
     "LocalNoise",
     "Model",
     "ModelCheck",
+    "ModelPiece",
     "ModelVerification",
     "ModelVersion",
     "Node",
@@ -169,7 +178,7 @@ _HOMES: Final = {
     "profiles": "Profile load_profile write_profiles",
     "publisher_forms": "Publisher PublisherKey",
     "replicas": "ReplicaStatus",
-    "round_forms": "Gate NodeFailure NodeOutcome Round RoundEnergy ZoneShare",
+    "round_forms": "Gate ModelPiece NodeFailure NodeOutcome Round RoundEnergy ZoneShare",
     "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
     "tool_files": "ToolFile",
     "tools": "Action Tool ToolResult",

@@ -49,6 +49,15 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPiece:
+    """A piece of a run's model: the next bytes of a file of *total_bytes*, as it is after *round*."""
+
+    data: bytes
+    total_bytes: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFailure:
     """One node's failure in a round; `node` is empty when it could not be named."""
 

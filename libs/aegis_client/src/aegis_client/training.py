@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any, Final
 
 from aegis.fl.v1 import training_service_pb2 as pb
-from aegis_client.core.operation import Listing, Operation, Page, Watch, method
+from aegis_client.core.operation import Listing, Operation, Page, Step, Watch, method
 from aegis_client.core.surface import AsyncApi, SyncApi, stream, unary
 from aegis_client.core.values import duration, enum_value, optional_resource, resource, struct
 from aegis_client.errors import AegisClientError
-from aegis_client.round_forms import Round, read_rounds
+from aegis_client.round_forms import ModelPiece, Round, read_rounds
 from aegis_client.training_forms import (
     LocalNoise,
     RunEvent,
@@ -26,6 +26,7 @@ CREATE: Final = method(pb, "TrainingService", "CreateTrainingRun", pb.CreateTrai
 GET: Final = method(pb, "TrainingService", "GetTrainingRun", pb.GetTrainingRunResponse)
 LIST: Final = method(pb, "TrainingService", "ListTrainingRuns", pb.ListTrainingRunsResponse)
 ROUNDS: Final = method(pb, "TrainingService", "ListRounds", pb.ListRoundsResponse)
+DOWNLOAD: Final = method(pb, "TrainingService", "DownloadModel", pb.DownloadModelResponse)
 CANCEL: Final = method(pb, "TrainingService", "CancelTrainingRun", pb.CancelTrainingRunResponse)
 PAUSE: Final = method(pb, "TrainingService", "PauseTrainingRun", pb.PauseTrainingRunResponse)
 RESUME: Final = method(pb, "TrainingService", "ResumeTrainingRun", pb.ResumeTrainingRunResponse)
@@ -191,6 +192,47 @@ def _rounds(name: str, *, page_size: int = 0) -> Listing[Round]:
     return Listing(fetch)
 
 
+def _download(
+    name: str,
+    *,
+    round: int = 0,  # noqa: A002  # as the field is called
+    format: str = "npz",  # noqa: A002
+    timeout: float | None = None,
+) -> Watch[ModelPiece]:
+    """Iterate over the pieces of a run's model; a break is made up for from where it was.
+
+    Args:
+        name: `trainingRuns/{run}`, or its last part.
+        round: Number of the round whose parameters are wanted; 0 means the newest.
+        format: `npz`, the parameters by name, or `onnx`, what the app exported after the last round.
+        timeout: Deadline of the whole download, in seconds; None means none.
+
+    Raises:
+        NotFound: Reason `UNKNOWN_TRAINING_RUN`, or `MODEL_NOT_KEPT`, which names the rounds that are kept.
+        UsageError: The format is neither of the two.
+    """
+    kind = pb.DownloadModelRequest.Format.ValueType(
+        enum_value(pb.DownloadModelRequest.Format, format, "format")
+    )
+    run = resource("trainingRuns", name)
+    seen = {"offset": 0, "round": round}
+
+    def request(resume_token: str) -> pb.DownloadModelRequest:
+        # After a break the newest round may be another one.
+        offset = int(resume_token or 0)
+        return pb.DownloadModelRequest(name=run, round=seen["round"], format=kind, offset=offset)
+
+    def read(message: pb.DownloadModelResponse) -> Step[ModelPiece]:
+        data = message.content.data
+        seen["offset"] += len(data)
+        seen["round"] = message.round if kind != pb.DownloadModelRequest.FORMAT_ONNX else 0
+        piece = ModelPiece(data=data, total_bytes=message.total_bytes, round=message.round)
+        last = not data or seen["offset"] >= message.total_bytes
+        return Step(event=piece, resume_token=str(seen["offset"]), last=last)
+
+    return Watch(DOWNLOAD, request, read, timeout=timeout)
+
+
 def _cancel(name: str, *, timeout: float | None = None) -> Operation[TrainingRun]:
     """Stop a run; one that has ended stays as it is and is returned.
 
@@ -254,6 +296,7 @@ class TrainingSurface:
     get = unary(_get)
     list = stream(_list)
     rounds = stream(_rounds)
+    download = stream(_download)
     cancel = unary(_cancel)
     pause = unary(_pause)
     resume = unary(_resume)

@@ -92,13 +92,14 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
             store=store, engine=engine, clock=utc_now, coordinator=Site(settings.zone, settings.watts)
         )
         address = _Address(settings)
+        folders = VolumeFolders(settings.runs_dir, coordinator=address.get)
         supervisor = Supervisor(
             store=store,
             engine=engine,
             in_process=in_process,
             apps=apps,
             nodes=nodes,
-            folders=VolumeFolders(settings.runs_dir, coordinator=address.get),
+            folders=folders,
             publisher=AgentPublisher(_model_store(settings), agent),
             changes=changes,
             clock=utc_now,
@@ -123,7 +124,7 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
                 add=[
                     (
                         training_grpc.add_TrainingServiceServicer_to_server,
-                        TrainingServicer(training, supervisor, watcher),
+                        TrainingServicer(training, supervisor, watcher, folders),
                     ),
                     (app_grpc.add_AppServiceServicer_to_server, AppServicer(apps, training)),
                     (node_grpc.add_NodeServiceServicer_to_server, NodeServicer(nodes)),

@@ -26,6 +26,7 @@ TOKEN_FILE: Final = "token"  # noqa: S105  # a file name
 MODEL_FILE: Final = "model.onnx"
 DESCRIPTION_FILE: Final = "model.json"
 ROUNDS_FILE: Final = "rounds.jsonl"
+CHECKPOINTS: Final = "checkpoints"
 _RUN_FILE: Final = "run.json"
 
 
@@ -133,6 +134,11 @@ def run_folder(run_id: str) -> Path:
             f"there is no folder for run {run_id!r} under {SERVERAPP_DIR_VARIABLE}={base!r}", run=run_id
         )
     return folder
+
+
+def parameters_file(folder: Path, number: int) -> Path:
+    """Return where the parameters after round *number* lie in a folder of checkpoints."""
+    return folder / f"round-{number:05d}.npz"
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aegis_client.cli import fl_plot, fl_run, nodes, training_apps
+from aegis_client.cli import fl_export, fl_plot, fl_run, nodes, training_apps
 from aegis_client.cli.arguments import RunArgument
 from aegis_client.cli.lazy import ExtendedGroup, Known
 from aegis_client.cli.output import clock, print_json, print_table, short
@@ -32,6 +32,7 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(training_apps.app, name="app")
 app.command("run")(fl_run.run)
 app.command("plot")(fl_plot.plot)
+app.command("export")(fl_export.export)
 
 
 @app.command()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from aegis_fl_coordinator.domain.errors import RunFailed
+from aegis_fl_coordinator.domain.errors import ModelNotKept, RunFailed
 from aegis_fl_coordinator.domain.ports import ExportedModel
 from aegis_fl_coordinator.domain.run import EngineKind, TrainingRun
 from aegis_fl_coordinator.runfile import (
+    CHECKPOINTS,
     DESCRIPTION_FILE,
     MODEL_FILE,
     TOKEN_FILE,
     CoordinatorAddress,
     RunFile,
+    parameters_file,
     write_private,
 )
 
@@ -66,6 +68,39 @@ class VolumeFolders:
         except (OSError, ValueError) as error:
             raise RunFailed(f"the exported model of {run.name} cannot be read: {error}") from error
         return ExportedModel(onnx, description)
+
+    def open_parameters(self, run: TrainingRun, number: int) -> BinaryIO:
+        """Open the parameters after a round.
+
+        Raises:
+            ModelNotKept: They are not kept, any more or yet.
+        """
+        folder = self._base / run.run_id / CHECKPOINTS
+        try:
+            return parameters_file(folder, number).open("rb")
+        except FileNotFoundError as error:
+            numbers = [one.number for one in run.rounds]
+            kept = [str(one) for one in numbers if parameters_file(folder, one).exists()]
+            raise ModelNotKept(
+                f"the parameters after round {number} of {run.name} are not kept; "
+                f"there are those after {', '.join(kept) or 'none'}",
+                name=run.name,
+                kept=",".join(kept),
+            ) from error
+
+    def open_exported(self, run: TrainingRun) -> BinaryIO:
+        """Open the model that the app exported.
+
+        Raises:
+            ModelNotKept: There is none.
+        """
+        try:
+            return (self._base / run.run_id / MODEL_FILE).open("rb")
+        except FileNotFoundError as error:
+            raise ModelNotKept(
+                f"{run.name} has exported no model: its app exports none, or not all rounds are done",
+                name=run.name,
+            ) from error
 
     def close(self, run: TrainingRun) -> None:
         (self._base / run.run_id / TOKEN_FILE).unlink(missing_ok=True)

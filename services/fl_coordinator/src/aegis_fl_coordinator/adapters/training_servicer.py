@@ -10,6 +10,8 @@ from aegis.fl.v1 import training_service_pb2_grpc as pb_grpc
 from aegis_common.paging import DEFAULT_PAGE_SIZE, page, place_of, token_of
 from aegis_common.rpc.call import Call, Context, current_call
 from aegis_fl_coordinator.adapters.convert import asked, round_message, run_message, spec_from
+from aegis_fl_coordinator.adapters.model_pieces import pieces
+from aegis_fl_coordinator.adapters.run_folders import VolumeFolders
 from aegis_fl_coordinator.adapters.watch import Watcher
 from aegis_fl_coordinator.domain.run import TrainingRun
 from aegis_fl_coordinator.domain.supervisor import Supervisor
@@ -17,7 +19,10 @@ from aegis_fl_coordinator.domain.training import Creator, Training
 
 
 class TrainingServicer(pb_grpc.TrainingServiceServicer):
-    def __init__(self, training: Training, supervisor: Supervisor, watcher: Watcher) -> None:
+    def __init__(
+        self, training: Training, supervisor: Supervisor, watcher: Watcher, folders: VolumeFolders
+    ) -> None:
+        self._folders = folders
         self._training = training
         self._supervisor = supervisor
         self._watcher = watcher
@@ -66,6 +71,13 @@ class TrainingServicer(pb_grpc.TrainingServiceServicer):
             rounds=map(round_message, rounds),
             next_page_token=token_of(str(rounds[-1].number), query) if more else "",
         )
+
+    async def DownloadModel(
+        self, request: pb.DownloadModelRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadModelResponse]:
+        run = self._training.get(current_call().principal.tenant, run_id(request.name))
+        async for piece in pieces(self._folders, run, request):
+            yield piece
 
     async def CancelTrainingRun(
         self, request: pb.CancelTrainingRunRequest, context: Context

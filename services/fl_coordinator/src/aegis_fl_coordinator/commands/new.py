@@ -65,7 +65,7 @@ aegis fl simulate . --nodes 5 --rounds 10 --strategy FedMedian    # on this mach
 
 To run it at the sites, an operator names the folder in `AEGIS_FL_COORDINATOR_APP_DIRS`, and an admin approves
 its digest: `aegis fl app list`, `aegis fl app approve {folder} SHA256`; then `aegis fl run {folder}`. A
-change of any file gives another digest. As it stands it trains on scikit-learn's digits; each site takes a share.
+change of any file gives another digest. As it stands it trains on scikit-learn's digits, shared among sites.
 """
 
 

@@ -65,6 +65,16 @@ class RunNotResumable(AegisError):
     reason = "RUN_NOT_RESUMABLE"
 
 
+class ModelNotKept(AegisError):
+    kind = ErrorKind.NOT_FOUND
+    reason = "MODEL_NOT_KEPT"
+
+
+class OffsetOutOfRange(AegisError):
+    kind = ErrorKind.INVALID_ARGUMENT
+    reason = "OFFSET_OUT_OF_RANGE"
+
+
 class InvalidResumeToken(AegisError):
     kind = ErrorKind.INVALID_ARGUMENT
     reason = "INVALID_RESUME_TOKEN"

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from aegis_fl_coordinator.runfile import write_private
+from aegis_fl_coordinator.runfile import parameters_file, write_private
 from aegis_fl_coordinator.serverapp.state import flatten, unflatten
 
 SCHEMA_VERSION: Final = 1
@@ -94,7 +94,7 @@ def load(folder: Path, number: int) -> ArrayRecord:
 
 def path(folder: Path, number: int) -> Path:
     """Return where the model of round *number* lies."""
-    return folder / f"round-{number:05d}.npz"
+    return parameters_file(folder, number)
 
 
 def _state_path(folder: Path, number: int) -> Path:

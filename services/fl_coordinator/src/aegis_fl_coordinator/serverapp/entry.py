@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from aegis_fl_coordinator.runfile import (
+    CHECKPOINTS,
     DESCRIPTION_FILE,
     MODEL_FILE,
     RUN_KEY,
@@ -26,7 +27,6 @@ from aegis_fl_coordinator.serverapp.mixin import Coordinated, Evaluate, Remember
 from aegis_fl_coordinator.serverapp.strategies import make_strategy
 
 DESCRIPTION_VERSION: Final = 1
-CHECKPOINTS: Final = "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)
