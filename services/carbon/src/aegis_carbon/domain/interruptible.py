@@ -22,9 +22,12 @@ MOST_CELLS: Final = 600
 """Cells of a grid; a longer span has coarser ones."""
 _FINEST: Final = 6
 _ROUNDING: Final = 1e-9
+_CLOSED: Final = 1e14
+"""Cost of a cell in which the job cannot run, in micrograms: above any schedule that has none of them."""
 _WORTH_IT: Final = 1e-4
 """Least gain, in gCO2e/kWh times slots, for which a job is interrupted."""
 
+Number = NDArray[np.float64] | NDArray[np.int64]
 Stretch = tuple[float, float]
 """Start and end, in slots since the start of the row."""
 
@@ -86,18 +89,32 @@ def _cleanest_pieces(values: Values, earliest: float, deadline: float, work: flo
     )
     starts, lengths = edges[:-1], np.diff(edges)
     cost = np.nan_to_num(values[np.floor(starts).astype(np.int64)], nan=np.inf)
+    return _joined(cheapest(starts, lengths, cost, work))
+
+
+def cheapest(starts: Number, lengths: Number, cost: Values, work: float) -> list[Stretch]:
+    """Return the cheapest pieces that together are *work*, in the order of time; of equal ones the earliest.
+
+    Args:
+        starts: Start of each piece, in the order of time; pieces do not overlap.
+        lengths: Length of each; together at least *work*.
+        cost: Of each per time.
+        work: Time that is needed, in the unit of the pieces. Whole numbers stay whole.
+    """
     order = np.argsort(cost, kind="stable")
-    taken = np.zeros(len(starts))
     used = np.minimum(np.cumsum(lengths[order]), work)
-    taken[order] = np.diff(np.concatenate(([0.0], used)))
+    taken = np.zeros_like(used)
+    taken[order] = np.diff(used, prepend=used[:1] * 0)
+    ends = starts + lengths
     pieces = []
-    for number in np.flatnonzero(taken > 0):
-        start, share = float(starts[number]), float(taken[number])
+    for number in np.flatnonzero(taken > 0).tolist():
+        start, share = starts[number].item(), taken[number].item()
         # A piece that is not needed whole joins the stretch after it, if there is one.
-        if share < lengths[number] and number + 1 < len(taken) and taken[number + 1]:
-            start = float(edges[number + 1]) - share
+        after = number + 1
+        if share < lengths[number] and after < len(taken) and taken[after] and starts[after] == ends[number]:
+            start = starts[after].item() - share
         pieces.append((start, start + share))
-    return _joined(pieces)
+    return pieces
 
 
 def _joined(pieces: list[Stretch]) -> list[Stretch]:
@@ -147,10 +164,10 @@ class _Grid:
 
     def solved(self, costs: Costs) -> list[Stretch] | None:
         price = costs.runs(self.origin + np.arange(self.cells) * self.cell, self.cell)
-        if not np.isfinite(price).all():
-            return None
+        closed = np.isinf(price)
         # Whole micrograms add up exactly, so of equal schedules the one with fewer stops wins.
-        return _Programme(self, np.round(price * GRAIN)).stretches()
+        found = _Programme(self, np.where(closed, _CLOSED, np.round(price * GRAIN))).stretches()
+        return found if found and np.isfinite(total(costs, found)) else None
 
 
 class _Programme:

@@ -40,15 +40,41 @@ def plan(outlooks: Sequence[Outlook], job: Job) -> Plan:
     runs = [zone.best(job) for zone in zones]
     costs = [zone.mean(run) for zone, run in zip(zones, runs, strict=True)]
     chosen = min(range(len(zones)), key=costs.__getitem__)
-    at_once = zones[0].at_once(job)
-    now = zones[0].mean(at_once)
-    low, high = _band(zones[0].trials(at_once), zones[chosen].trials(runs[chosen]))
+    return _told(zones, job, chosen, runs[chosen], zones[chosen].spans(runs[chosen], job))
+
+
+def plan_of(outlooks: Sequence[Outlook], job: Job, choices: Sequence[tuple[Span, ...]]) -> Plan | None:
+    """Return the cleanest of given runs as a plan, of equally clean ones that of the first zone.
+
+    Args:
+        outlooks: As for `plan`.
+        job: What is to be run.
+        choices: When it would run in each zone; nothing where it cannot. None if it can in no zone.
+
+    Raises:
+        InfeasibleJob: It cannot end by its deadline, or an outlook does not reach that far.
+        InvalidArgument: The job contradicts itself, or the zones have different signals.
+    """
+    job.check()
+    _check(outlooks, job)
+    zones = [_zone(outlook) for outlook in outlooks]
+    runs = {number: zones[number].run(spans, job) for number, spans in enumerate(choices) if spans}
+    if not runs:
+        return None
+    chosen = min(runs, key=lambda number: zones[number].mean(runs[number]))
+    return _told(zones, job, chosen, runs[chosen], choices[chosen])
+
+
+def _told(zones: Sequence[_Zone], job: Job, chosen: int, run: _Run, spans: tuple[Span, ...]) -> Plan:
+    zone, at_once = zones[chosen], zones[0].at_once(job)
+    cost, now = zone.mean(run), zones[0].mean(at_once)
+    low, high = _band(zones[0].trials(at_once), zone.trials(run))
     return Plan(
-        zone=outlooks[chosen].zone,
-        spans=zones[chosen].spans(runs[chosen], job),
-        g_per_kwh=costs[chosen],
+        zone=zone.name,
+        spans=spans,
+        g_per_kwh=cost,
         now_g_per_kwh=now,
-        saving=1 - costs[chosen] / now if now else 0.0,
+        saving=1 - cost / now if now else 0.0,
         saving_low=low,
         saving_high=high,
     )
@@ -95,6 +121,7 @@ class _Zone:
 
     def __init__(self, outlook: Outlook) -> None:
         self._series = outlook.series
+        self.name = outlook.series.zone
         self._costs = Costs(outlook.series.values)
         rows = np.maximum(0.0, outlook.series.values + outlook.errors)
         # What would have been, had things gone as wrong as they did before: a row for each time before.
@@ -121,6 +148,12 @@ class _Zone:
         if job.power:
             return self._shaped(job, start)
         return self._plain([(start, start + job.duration / self._series.step)])
+
+    def run(self, spans: Sequence[Span], job: Job) -> _Run:
+        """Return the run of *job* in given spans."""
+        if job.power:
+            return self._shaped(job, self._slots(spans[0].start))
+        return self._plain([(self._slots(span.start), self._slots(span.end)) for span in spans])
 
     def mean(self, run: _Run) -> float:
         lengths = run.ends - run.starts

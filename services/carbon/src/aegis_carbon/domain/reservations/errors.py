@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from aegis_carbon.domain.errors import InfeasibleJob
 from aegis_common.errors import AegisError, ErrorKind, Scope
 
 
@@ -85,3 +86,9 @@ class UnreadableReservation(AegisError):
 
     kind = ErrorKind.INTERNAL
     reason = "UNREADABLE_RESERVATION"
+
+
+class PoolFull(InfeasibleJob):
+    """It cannot end by its deadline beside what its pool has promised; `deadline` is one that can be kept."""
+
+    reason = "POOL_FULL"

@@ -205,3 +205,11 @@ class Reservation:
 def margin_of(job: Job) -> timedelta:
     """Return the time to keep free before a job's deadline: ten seconds, or less where there is no slack."""
     return min(MOST_MARGIN, (job.latest_start - job.earliest) / _SHARE)
+
+
+def deadline_for(finish: datetime, job: Job) -> datetime:
+    """Return a deadline that leaves a job's margin after *finish*, in whole seconds."""
+    slack = max(NO_TIME, finish - job.earliest - job.duration)
+    wanted = finish + min(MOST_MARGIN, slack / (_SHARE - 1))
+    part = timedelta(microseconds=wanted.microsecond)
+    return wanted - part + timedelta(seconds=1) if part else wanted
