@@ -20,6 +20,7 @@ from aegis.carbon.v1 import reservation_service_pb2_grpc as pb_grpc
 from aegis_carbon.main import running
 from aegis_carbon.settings import Settings
 from aegis_carbon.testing.clock import ManualClock
+from aegis_carbon.testing.ledger import Grid
 from aegis_carbon.testing.uk_api import Answer, UkApi
 from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.times import duration, timestamp
@@ -64,7 +65,7 @@ def settings_of(mesh: Mesh, uk_api: UkApi, folder: Path, redis: str, **more: Any
 async def service(
     mesh: Mesh, uk_api: UkApi, clock: ManualClock, tmp_path: Path, durable: RedisServer
 ) -> AsyncIterator[Service]:
-    settings = settings_of(mesh, uk_api, tmp_path, durable.url)
+    settings = settings_of(mesh, uk_api, tmp_path, durable.url, capacity_pools={"gpus": 1})
     async with running(settings, clock=clock) as server, AsyncExitStack() as stack:
         yield Service(mesh, server.port, clock, stack)
 
@@ -264,6 +265,21 @@ async def test_a_tenant_has_so_many_open_ones(
     assert (await create(stub, wanted(clock))).name
 
 
+async def test_of_ended_ones_the_oldest_go_before_their_time(
+    stub: pb_grpc.ReservationServiceAsyncStub, clock: ManualClock
+) -> None:
+    names = []
+    for number in range(34):
+        names.append((await create(stub, wanted(clock), f"id-{number}")).name)
+        if number:  # the first one stays open
+            await stub.CancelReservation(pb.CancelReservationRequest(name=names[-1]))
+        clock.move(seconds=1)
+    kept = await stub.ListReservations(pb.ListReservationsRequest())
+
+    assert [*names[:4:-1], names[0]] == [item.name for item in kept.reservations]
+    assert (await create(stub, wanted(clock), "id-1")).name not in names
+
+
 async def test_while_nothing_is_known_on_missing_decides(
     stub: pb_grpc.ReservationServiceAsyncStub, clock: ManualClock
 ) -> None:
@@ -292,10 +308,36 @@ async def test_what_cannot_be_is_refused_with_the_reason(
     refused = {
         "INFEASIBLE_JOB": wanted(clock, hours=2, within=1),
         "UNKNOWN_ZONE": wanted(clock, zone="zones/demo-dya"),
-        "UNKNOWN_CAPACITY_POOL": wanted(clock, capacity_pool="gpus"),
+        "UNKNOWN_CAPACITY_POOL": wanted(clock, capacity_pool="gpu"),
     }
 
     assert list(refused) == [(await failure(create(stub, asked)))[1] for asked in refused.values()]
+
+
+async def test_a_pool_never_runs_more_than_its_capacity_and_says_when_a_job_could_end(
+    stub: pb_grpc.ReservationServiceAsyncStub, clock: ManualClock
+) -> None:
+    flexible = await create(stub, wanted(clock, hours=2, within=20, capacity_pool="gpus"))
+    begin = moment(flexible.plan.spans[0].start_time) - clock.now
+    # Just where the first one wanted to run.
+    asked = wanted(clock, hours=2, within=(begin + 3 * HOUR) / HOUR, capacity_pool="gpus")
+    asked.job.earliest_start_time.CopyFrom(timestamp(clock.now + begin - HOUR))
+    urgent = await create(stub, asked)
+    spans = [
+        (moment(span.start_time), moment(span.end_time))
+        for item in (await get(stub, flexible.name), urgent)
+        for span in item.plan.spans
+    ]
+    with pytest.raises(grpc.aio.AioRpcError, match="earliest") as refused:
+        await create(stub, wanted(clock, hours=19, within=20, capacity_pool="gpus"))
+    found = details_of(refused.value)
+
+    assert sorted(spans)[0][1] <= sorted(spans)[1][0]
+    assert "INFEASIBLE_JOB" == found.reason
+    assert clock.now + 20 * HOUR < datetime.fromisoformat(found.metadata["earliest_finish"])
+    again = wanted(clock, hours=19, within=20, capacity_pool="gpus")
+    again.job.deadline.FromDatetime(datetime.fromisoformat(found.metadata["deadline"]))
+    assert (await create(stub, again)).name
 
 
 async def test_a_start_is_one_holders(stub: pb_grpc.ReservationServiceAsyncStub, clock: ManualClock) -> None:
@@ -329,3 +371,47 @@ async def test_without_a_store_every_call_says_how_to_get_one(
                 caught.value.code(),
                 details_of(caught.value).reason,
             )
+
+
+class Sunny(Grid):
+    """A grid that is clean for an hour a day, as forecast."""
+
+    def __init__(self, clock: ManualClock, clean: datetime) -> None:
+        super().__init__(clock)
+        self.clean = clean
+
+    def at(self, start: datetime) -> float:
+        return 20.0 if self.clean <= start < self.clean + HOUR else self.value
+
+
+async def test_a_new_forecast_moves_what_waits(
+    mesh: Mesh, uk_api: UkApi, clock: ManualClock, tmp_path: Path, durable: RedisServer
+) -> None:
+    start = clock.now.replace(minute=0)
+    grid = Sunny(clock, start + 10 * HOUR)
+    settings = settings_of(
+        mesh,
+        uk_api,
+        tmp_path,
+        durable.url,
+        replan_every=timedelta(seconds=0.02),
+        refresh=timedelta(seconds=0.02),
+    )
+    uk_api.answer = grid
+    async with (
+        running(settings, clock=clock) as server,
+        mesh.channel(server.port, "carbon", account="agent") as channel,
+    ):
+        stub = pb_grpc.ReservationServiceStub(channel)
+        made = await create(stub, wanted(clock, zone="zones/GB"))
+        grid.clean = start + 5 * HOUR
+        moved = made
+        async with asyncio.timeout(20):
+            while not moved.replan_count:
+                clock.move(seconds=30)
+                await asyncio.sleep(0.02)
+                moved = await get(stub, made.name)
+
+    assert start + 10 * HOUR == moment(made.plan.spans[0].start_time)
+    assert (start + 5 * HOUR, 1) == (moment(moved.plan.spans[0].start_time), moved.replan_count)
+    assert State.STATE_WAITING == moved.state

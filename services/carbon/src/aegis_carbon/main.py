@@ -47,7 +47,7 @@ async def running(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterato
         ledger = LedgerServicer(
             opened.ledger if opened else None, opened.store if opened else None, clock=clock
         )
-        door = await stack.enter_async_context(reservations_of(built, settings))
+        door = await stack.enter_async_context(reservations_of(built, settings, meter=telemetry.meter))
         yield await stack.enter_async_context(
             serving(
                 settings,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
+from opentelemetry.metrics import Meter
+
+from aegis_carbon.adapters.reservation_metrics import ReservationCounters
 from aegis_carbon.adapters.reservation_news import News
 from aegis_carbon.adapters.reservation_servicer import ReservationDoor
 from aegis_carbon.adapters.reservation_store import RedisReservations
@@ -17,12 +20,13 @@ from aegis_carbon.domain.reservations.errors import (
     ReservationsNotConfigured,
     ReservationStoreUnavailable,
 )
-from aegis_carbon.domain.reservations.placing import Placer
+from aegis_carbon.domain.reservations.keeper import Keeper
+from aegis_carbon.domain.reservations.placing import Grid
 from aegis_carbon.domain.reservations.service import Reservations
-from aegis_carbon.domain.reservations.timer import Timer
+from aegis_carbon.domain.reservations.timer import Replanner, Timer
 from aegis_carbon.settings import Settings
 from aegis_carbon.wiring import Carbon
-from aegis_common.background import ended
+from aegis_common.background import Every, ended
 from aegis_common.clock import Clock
 from aegis_common.durable_redis import DurableRedis, connect
 from aegis_common.errors import ConfigurationError
@@ -30,12 +34,18 @@ from aegis_common.errors import ConfigurationError
 _LOOK_S: Final = 1.0
 """Longest pause of the timer: news that were lost, and a clock that was set, cost no more."""
 _LEAST_S: Final = 0.02
+_SLOTS: Final = 48
+"""Looks for a new forecast in a day, at least; matters in a replay that runs fast."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def reservations_of(built: Carbon, settings: Settings) -> AsyncIterator[ReservationDoor | None]:
+async def reservations_of(
+    built: Carbon, settings: Settings, *, meter: Meter
+) -> AsyncIterator[ReservationDoor | None]:
     """Open the reservations and give their signals in the background; None where no store is set.
 
     Raises:
@@ -58,25 +68,40 @@ async def reservations_of(built: Carbon, settings: Settings) -> AsyncIterator[Re
             kept="reservations",
             advice="AEGIS_CARBON_STORE_CHECK=warn",
         )
+        every = _look_every(built, settings)
         store = RedisReservations(
             redis,
             strict=settings.store_check == "strict",
             most_open=settings.max_reservations,
-            look_every=settings.replan_every,
+            look_every=every,
         )
-        keep = settings.reservation_retention
+        keep, clock, pools = settings.reservation_retention, built.clock, settings.capacity_pools
+        counters = ReservationCounters(meter)
+        keeper = Keeper(store, pools, keep=keep, clock=clock, observer=counters)
+        grid = Grid(built.planning)
         reservations = Reservations(
             store,
             built.planning,
-            Placer(built.planning),
+            grid,
+            keeper,
+            pools=pools,
             keep=keep,
             most_open=settings.max_reservations,
-            clock=built.clock,
+            clock=clock,
         )
         news = await stack.enter_async_context(News(client))
-        timer = Timer(store, keep=keep, clock=built.clock)
-        await stack.enter_async_context(_ticking(timer, news, clock=built.clock))
+        timer = Timer(store, keeper, keep=keep, clock=clock)
+        await stack.enter_async_context(_ticking(timer, news, clock=clock))
+        replanner = Replanner(store, grid, keeper, clock=clock, counted=counters.counted)
+        looks = _Patient("plans do not follow new forecasts")
+        await stack.enter_async_context(Every(every, lambda: looks(replanner.turn), name="reservation plans"))
         yield ReservationDoor(reservations=reservations, watcher=ReservationWatcher(reservations, news))
+
+
+def _look_every(built: Carbon, settings: Settings) -> timedelta:
+    """Return how often plans are looked at: at least each half hour of a replay that runs fast."""
+    days = (built.outlooks.day(zone) for zone in built.catalog.all())
+    return min(settings.replan_every, *(day / _SLOTS for day in days))
 
 
 @asynccontextmanager
@@ -89,20 +114,34 @@ async def _ticking(timer: Timer, news: News, *, clock: Clock) -> AsyncIterator[N
 
 
 async def _tick(timer: Timer, news: News, clock: Clock) -> None:
-    """Do what is due, for ever; a store that is away or unfit is told once, until it is there again."""
-    told = ""
+    """Do what is due, for ever."""
+    patient = _Patient("no signals are given")
     while True:
-        pause = _LOOK_S
+        pause, upcoming = _LOOK_S, None
         try:
-            upcoming = await timer.turn()
-            told = ""
-            if upcoming is not None:
-                pause = min(_LOOK_S, max(_LEAST_S, (upcoming - clock()) / timedelta(seconds=1)))
-        except (ReservationStoreUnavailable, ReservationsNotConfigured) as error:
-            if error.reason != told:
-                _log.warning("no signals are given: %s", error.message)
-            told = error.reason
+            upcoming = await patient(timer.turn)
         except Exception:
             _log.exception("the reservation timer failed")
+        if upcoming is not None:
+            pause = min(_LOOK_S, max(_LEAST_S, (upcoming - clock()) / timedelta(seconds=1)))
         await asyncio.sleep(_LEAST_S)
         await news.anything(at_most_s=pause)
+
+
+class _Patient:
+    """Bears a store that is away or unfit; says so once, until it is there again."""
+
+    def __init__(self, consequence: str) -> None:
+        self._consequence = consequence
+        self._told = ""
+
+    async def __call__(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        try:
+            found = await work()
+        except (ReservationStoreUnavailable, ReservationsNotConfigured) as error:
+            if error.reason != self._told:
+                _log.warning("%s: %s", self._consequence, error.message)
+            self._told = error.reason
+            return None
+        self._told = ""
+        return found

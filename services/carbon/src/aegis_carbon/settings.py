@@ -221,6 +221,10 @@ class Settings(IntensitySettings, ServiceSettings):
     """How long a reservation is kept after its end."""
     max_reservations: int = Field(default=1000, ge=1, le=100_000)
     """Most reservations of a tenant that have not ended."""
+    capacity_pools: dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], Annotated[int, Field(ge=1, le=10_000)]
+    ] = {}
+    """How many reservations of a capacity pool may run at once, by name, as JSON: `{"gpus": 4}`."""
     replan_every: Seconds = Field(default=timedelta(seconds=30), gt=timedelta(0), le=timedelta(hours=1))
     """How often a reservation that waits is looked at for a new forecast."""
     refresh: Seconds = Field(default=timedelta(seconds=15), gt=timedelta(0), le=timedelta(hours=1))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from aegis_carbon.adapters import reservation_keys as keys
+from aegis_carbon.adapters.ledger_scripts import TAKE_DUE
 from aegis_carbon.adapters.moments import moment_of, ms
 from aegis_carbon.adapters.reservation_records import from_record, to_record
 from aegis_carbon.adapters.reservation_scripts import COMMIT, DROP
-from aegis_carbon.domain.reservations.errors import ReservationsNotConfigured
-from aegis_carbon.domain.reservations.reservation import Reservation, State
-from aegis_carbon.domain.reservations.store import Outcome, Pool, Ref, Request
+from aegis_carbon.domain.reservations.errors import ReservationsNotConfigured, UnreadableReservation
+from aegis_carbon.domain.reservations.reservation import WAITS, Reservation
+from aegis_carbon.domain.reservations.store import Counts, Outcome, Pool, Ref, Request
 from aegis_common.durable_redis import DurableRedis
 from aegis_common.errors import ConfigurationError
 
-_LOOKS_FOR: frozenset[State] = frozenset({State.WAITING, State.SUSPENDED})
-"""States in which a new forecast may change the plan."""
+_KEPT: Final = 10
+"""Most reservations of a tenant in all, ended ones included, per open one that it may have."""
+_log: Final = logging.getLogger(__name__)
 
 
 class RedisReservations:
@@ -62,13 +65,14 @@ class RedisReservations:
             int(bool(first.pool)),
             keys.NEWS,
             self._most_open,
+            _KEPT * self._most_open,
             "" if new is None else f"{first.id} {new}",
         ]
         for item in changes:
             ref = Ref(item.tenant, item.id)
             request = keys.request(item.tenant, item.request_id) if item.request_id else ""
             names += [keys.item(ref), keys.index(item.tenant), keys.open_ids(item.tenant), request]
-            look = ms(now + self._look_every) if item.state in _LOOKS_FOR else ""
+            look = ms(now + self._look_every) if item.state in WAITS else ""
             expiry = "" if item.expires is None else ms(item.expires)
             values += [item.revision - 1, to_record(item), item.revision, keys.member(ref)]
             values += [item.id, ms(item.due), look, expiry]
@@ -99,8 +103,27 @@ class RedisReservations:
         found = await self._run(lambda client: client.zrange(keys.DUE, 0, 0, withscores=True))
         return moment_of(found[0][1]) if found else None
 
+    async def take_looks(self, now: datetime, *, most: int) -> list[Ref]:
+        values = (ms(now), most, ms(now + self._look_every))
+        found = await self._run(lambda client: client.eval(TAKE_DUE, 1, keys.LOOK, *values))
+        return [keys.ref_of(member) for member in found]
+
+    async def counts(self) -> Counts:
+        async def work(client: Any) -> list[int]:
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.zcard(keys.LOOK)
+                pipe.zcard(keys.DUE)
+                return list(await pipe.execute())
+
+        waiting, unfinished = await self._run(work)
+        return Counts(waiting=waiting, running=unfinished - waiting)
+
     async def put_off(self, ref: Ref, until: datetime) -> None:
-        await self._run(lambda client: client.zadd(keys.DUE, {keys.member(ref): ms(until)}, xx=True))
+        async def work(client: Any) -> None:
+            for key in (keys.DUE, keys.LOOK):
+                await client.zadd(key, {keys.member(ref): ms(until)}, xx=True)
+
+        await self._run(work)
 
     async def forget(self, ref: Ref) -> None:
         async def work(client: Any) -> None:
@@ -133,7 +156,7 @@ class RedisReservations:
                     pipe.hget(keys.item(ref), "record")
                 return list(await pipe.execute())
 
-        return [from_record(found) for found in await self._run(work) if found]
+        return [item for found in await self._run(work) if found and (item := _readable(found))]
 
     async def _run(self, work: Any) -> Any:
         if not self._redis.checked:
@@ -142,3 +165,11 @@ class RedisReservations:
             except ConfigurationError as error:
                 raise ReservationsNotConfigured(error.message) from error
         return await self._redis.run(work)
+
+
+def _readable(record: bytes) -> Reservation | None:
+    try:
+        return from_record(record)
+    except UnreadableReservation as error:
+        _log.error("a reservation is left out: %s", error.message)
+        return None

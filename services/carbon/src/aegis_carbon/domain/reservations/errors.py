@@ -90,5 +90,3 @@ class UnreadableReservation(AegisError):
 
 class PoolFull(InfeasibleJob):
     """It cannot end by its deadline beside what its pool has promised; `deadline` is one that can be kept."""
-
-    reason = "POOL_FULL"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from aegis_carbon.domain.job import Plan, Span
 from aegis_carbon.domain.reservations.errors import ReservationEnded, StaleToken
@@ -109,11 +110,15 @@ def _running(
 
 def _moved(item: Reservation, since: datetime, *, whole: bool) -> tuple[Span, ...]:
     """Return the spans of work that began at *since*: no stretch is shorter for it, and pauses are kept."""
-    at_once = (Span(since, since + item.left),)
+    end = since + item.left
     if whole or len(item.spans) <= 1:
-        return at_once
+        kept = item.spans[0].end if len(item.spans) == 1 else end
+        return (Span(since, kept if end < kept <= end + item.reserve else end),)
     first, *rest = item.spans
-    return _laid_out(item, (Span(since, since + (first.end - first.start)), *rest)) or at_once
+    delay = since - first.start
+    # A moment of delay is made up at the end of all: the pause belongs to others.
+    stop = first.end if NO_TIME < delay <= item.reserve else first.end + delay
+    return _laid_out(item, (Span(since, stop), *rest)) or (Span(since, end),)
 
 
 def _laid_out(item: Reservation, planned: Sequence[Span]) -> tuple[Span, ...]:
@@ -123,7 +128,9 @@ def _laid_out(item: Reservation, planned: Sequence[Span]) -> tuple[Span, ...]:
     """
     overhead = item.interruption.resume_overhead if item.interruption else NO_TIME
     spans: list[Span] = []
-    need = item.left
+    pauses = sum(after.start > before.end for before, after in pairwise(planned))
+    spare = sum((span.end - span.start for span in planned), NO_TIME) - item.left - overhead * pauses
+    need = item.left + min(item.reserve, max(NO_TIME, spare))
     for span in planned:
         adjoins = bool(spans) and span.start <= spans[-1].end
         if spans and not adjoins:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -11,19 +10,23 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from aegis_carbon.domain.errors import NoIntensityData, UnknownZone
-from aegis_carbon.domain.job import Span
+from aegis_carbon.domain.job import Plan, Span
 from aegis_carbon.domain.outlook import Outlook
-from aegis_carbon.domain.planner import plan
+from aegis_carbon.domain.planner import plan, plan_of
 from aegis_carbon.domain.planning import Planning
+from aegis_carbon.domain.reservations import machine
+from aegis_carbon.domain.reservations.pools import Pool
 from aegis_carbon.domain.reservations.reservation import OnMissing, Reservation
 
+LEAST_GAIN: Final = 0.03
+"""Share of what it emits by which a new plan has to be better: forecasts differ a little each time."""
 MOST_WAIT: Final = timedelta(seconds=5)
 """Longest wait for what is expected of the grid."""
 _log = logging.getLogger(__name__)
 
 
-class Placer:
-    """Places work that is left."""
+class Grid:
+    """What is expected of the zones of a reservation."""
 
     def __init__(self, planning: Planning) -> None:
         self._planning = planning
@@ -32,29 +35,58 @@ class Placer:
         """Return what is expected of its zones; nothing where it is not known of all of them.
 
         Args:
-            item: The reservation.
+            item: The reservation. Work that has begun stays in its zone.
             now: Present time.
             within: Seconds that the caller can wait; work that has to start sooner does not wait for it.
         """
         slack = max(timedelta(0), item.latest_start - max(now, item.earliest)) / 2
         wait = min(within, MOST_WAIT.total_seconds(), slack.total_seconds())
+        zones = (item.plan.zone,) if item.started and item.plan else item.zones
         try:
-            return await self._planning.expected(item.zones, until=item.deadline, within=wait, since=now)
+            return await self._planning.expected(zones, until=item.deadline, within=wait, since=now)
         except (NoIntensityData, UnknownZone) as error:
             _log.info("nothing is known of the grid for reservation %s: %s", item.member, error.message)
             return []
 
-    async def placed(self, item: Reservation, outlooks: Sequence[Outlook], *, now: datetime) -> Reservation:
-        """Return it with spans for the work that is left, and their plan where the grid is known.
 
-        Raises:
-            InfeasibleJob: It cannot end by its deadline.
-            InvalidArgument: Its zones have different signals.
-        """
-        if not outlooks:
-            return replace(item, spans=(without_data(item, now),), plan=None, mark="")
-        found = await asyncio.to_thread(plan, outlooks, item.job(now))
-        return replace(item, spans=found.spans, plan=found, mark=mark_of(outlooks))
+def placed(item: Reservation, outlooks: Sequence[Outlook], now: datetime) -> Reservation:
+    """Return it with spans for the work that is left, and their plan where the grid is known.
+
+    Raises:
+        InfeasibleJob: It cannot end by its deadline.
+        InvalidArgument: Its zones have different signals.
+    """
+    if not outlooks:
+        return replace(item, spans=(without_data(item, now),), plan=None, mark="")
+    found = plan(outlooks, item.job(now))
+    return replace(item, spans=found.spans, plan=found, mark=mark_of(outlooks))
+
+
+def replanned(
+    item: Reservation, outlooks: Sequence[Outlook], pool: Pool | None, *, now: datetime
+) -> Reservation:
+    """Return work that waits by a new forecast: moved, if that gains enough.
+
+    Args:
+        item: The reservation; nothing is due.
+        outlooks: Of the zones in which it may run.
+        pool: Its pool, with all that is open; None where it has none.
+        now: Present time.
+
+    Raises:
+        InvalidArgument: Its zones have different signals.
+    """
+    job, mark = item.job(now), mark_of(outlooks)
+    here = plan_of(outlooks, job, [item.spans] * len(outlooks))
+    if pool is None:
+        best: Plan | None = plan(outlooks, job)
+    else:
+        placement = pool.replace(item.member, outlooks)
+        best = placement.plan if placement else None
+    known = item.plan is not None and here is not None
+    if best is None or (known and here and best.g_per_kwh > here.g_per_kwh * (1 - LEAST_GAIN)):
+        return replace(item, plan=here or item.plan, mark=mark)
+    return machine.moved(item, best, mark=mark, now=now)
 
 
 def without_data(item: Reservation, now: datetime) -> Span:

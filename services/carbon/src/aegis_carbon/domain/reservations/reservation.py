@@ -11,7 +11,9 @@ from typing import Final
 from aegis_carbon.domain.job import Interruption, Job, Plan, PowerStep, Span
 
 MOST_MARGIN: Final = timedelta(seconds=10)
+MOST_RESERVE: Final = timedelta(seconds=1)
 _SHARE: Final = 10
+_RESERVE_SHARE: Final = 100
 NO_TIME: Final = timedelta(0)
 
 
@@ -142,6 +144,11 @@ class Reservation:
     def overhead(self) -> timedelta:
         """Time that the next resume costs."""
         return self.interruption.resume_overhead if self.stops and self.interruption else NO_TIME
+
+    @property
+    def reserve(self) -> timedelta:
+        """Time by which a pool keeps more than the work needs: signals come a moment late."""
+        return min(MOST_RESERVE, self.duration / _RESERVE_SHARE) if self.pool else NO_TIME
 
     @property
     def left(self) -> timedelta:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from aegis_carbon.domain.errors import MOST_NEAR_MATCHES
 from aegis_carbon.domain.planning import JobRequest, Planning
 from aegis_carbon.domain.reservations import machine
 from aegis_carbon.domain.reservations.errors import (
     RequestIdReused,
-    ReservationBusy,
     TooManyReservations,
     UnknownCapacityPool,
-    UnknownReservation,
 )
-from aegis_carbon.domain.reservations.placing import Placer
+from aegis_carbon.domain.reservations.keeper import Keeper, busy
+from aegis_carbon.domain.reservations.placing import Grid
 from aegis_carbon.domain.reservations.reservation import (
     NO_TIME,
     Event,
@@ -30,10 +31,7 @@ from aegis_carbon.domain.reservations.store import Outcome, Ref, ReservationStor
 from aegis_common.clock import Clock
 from aegis_common.errors import InvalidArgument
 
-_TRIES: Final = 20
 _BATCH: Final = 200
-
-Change = Callable[[Reservation, datetime], Reservation | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,9 @@ class Reservations:
     Args:
         store: Where they are kept.
         planning: Resolves zones and moments.
-        placer: Places them in time.
+        grid: Knows what is expected of their zones.
+        keeper: Changes them.
+        pools: Names of the capacity pools.
         keep: How long an ended one is kept.
         most_open: Most of a tenant that have not ended, as the store counts them.
         clock: Present time.
@@ -85,15 +85,19 @@ class Reservations:
         self,
         store: ReservationStore,
         planning: Planning,
-        placer: Placer,
+        grid: Grid,
+        keeper: Keeper,
         *,
+        pools: Collection[str],
         keep: timedelta,
         most_open: int,
         clock: Clock,
     ) -> None:
         self._store = store
         self._planning = planning
-        self._placer = placer
+        self._grid = grid
+        self._keeper = keeper
+        self._pools = pools
         self._keep = keep
         self._most_open = most_open
         self._clock = clock
@@ -117,11 +121,8 @@ class Reservations:
         if seen := await self._seen(tenant, wish):
             return seen
         item = self._made(tenant, wish)
-        outlooks = await self._placer.outlooks(item, now=item.created, within=within / 2)
-        now = self._clock()
-        placed = await self._placer.placed(item, outlooks, now=now)
-        begun = machine.due(placed, now=now, keep=self._keep) or placed
-        outcome = await self._store.commit([replace(begun, revision=1)], now=now, new=wish.digest)
+        outlooks = await self._grid.outlooks(item, now=item.created, within=within / 2)
+        outcome, made = await self._keeper.admit(item, outlooks, digest=wish.digest)
         if outcome is Outcome.FULL:
             raise TooManyReservations(
                 f"tenant {tenant!r} has {self._most_open} reservations that have not ended; cancel some, or "
@@ -129,11 +130,12 @@ class Reservations:
                 tenant=tenant,
                 limit=str(self._most_open),
             )
-        if outcome is Outcome.SEEN and (seen := await self._seen(tenant, wish)):
+        if outcome is Outcome.SEEN:
+            seen = await self._seen(tenant, wish)
+            if seen is None:
+                raise busy(item)
             return seen
-        if outcome is not Outcome.DONE:
-            raise _busy(begun)
-        return replace(begun, revision=1)
+        return made
 
     async def get(self, ref: Ref) -> Reservation:
         """Return one.
@@ -141,10 +143,7 @@ class Reservations:
         Raises:
             UnknownReservation: There is none, or its retention is over.
         """
-        found = await self._store.get(ref)
-        if found is None:
-            raise UnknownReservation.named(ref.id)
-        return found
+        return await self._keeper.get(ref)
 
     async def page(
         self, tenant: str, *, states: frozenset[State], before: str, most: int
@@ -172,7 +171,9 @@ class Reservations:
         Raises:
             UnknownReservation: There is none.
         """
-        return await self._changed(ref, lambda item, now: machine.cancelled(item, now=now, keep=self._keep))
+        return await self._keeper.change(
+            ref, lambda item, now: machine.cancelled(item, now=now, keep=self._keep)
+        )
 
     async def report(
         self,
@@ -212,20 +213,7 @@ class Reservations:
                 keep=self._keep,
             )
 
-        return await self._changed(ref, change)
-
-    async def _changed(self, ref: Ref, change: Change) -> Reservation:
-        item = await self.get(ref)
-        for _ in range(_TRIES):
-            now = self._clock()
-            after = change(item, now)
-            if after is None:
-                return item
-            after = replace(after, revision=item.revision + 1)
-            if await self._store.commit([after], now=now) is Outcome.DONE:
-                return after
-            item = await self.get(ref)
-        raise _busy(item)
+        return await self._keeper.change(ref, change)
 
     async def _seen(self, tenant: str, wish: Wish) -> Reservation | None:
         if not wish.request_id:
@@ -246,10 +234,8 @@ class Reservations:
         wish.check()
         now = self._clock()
         zones, job = self._planning.resolved(wish.request, now)
-        if wish.pool:
-            raise UnknownCapacityPool(
-                f"capacity pool {wish.pool!r} is not known; this deployment has none", capacity_pool=wish.pool
-            )
+        if wish.pool and wish.pool not in self._pools:
+            raise _unknown_pool(wish.pool, self._pools)
         return Reservation(
             tenant=tenant,
             id=f"{round(now.timestamp() * 1000):012x}-{secrets.token_hex(6)}",
@@ -270,9 +256,9 @@ class Reservations:
         )
 
 
-def _busy(item: Reservation) -> ReservationBusy:
-    return ReservationBusy(
-        f"reservation {item.id} changes faster than this call can change it; try again",
-        retry_after=timedelta(seconds=1),
-        reservation=item.id,
+def _unknown_pool(name: str, known: Collection[str]) -> UnknownCapacityPool:
+    near = difflib.get_close_matches(name, known, MOST_NEAR_MATCHES, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "AEGIS_CARBON_CAPACITY_POOLS names them all"
+    return UnknownCapacityPool(
+        f"capacity pool {name!r} is not known; {hint}", capacity_pool=name, near_matches=",".join(near)
     )

@@ -22,6 +22,8 @@ class Outcome(Enum):
     """What came of a commit."""
 
     DONE = "done"
+    AGAIN = "again"
+    """The same was written before: the answer was lost, or another replica did the same."""
     OVERTAKEN = "overtaken"
     """Another has changed the reservation, or its pool, meanwhile: nothing was written."""
     FULL = "full"
@@ -56,12 +58,20 @@ class Pool:
     members: tuple[Reservation, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many reservations have not ended, of all tenants."""
+
+    waiting: int
+    running: int
+
+
 class ReservationStore(Protocol):
     """Keeps what it acknowledges, and makes each change in one step.
 
     Each method raises `ReservationStoreUnavailable` while the store does not answer,
-    `ReservationsNotConfigured` where it may lose writes, and `UnreadableReservation` for a record that it
-    cannot read.
+    `ReservationsNotConfigured` where it may lose writes. `get` raises `UnreadableReservation` for a record
+    that it cannot read; of several, such a one is left out.
     """
 
     async def request(self, tenant: str, request_id: str) -> Request | None:
@@ -98,6 +108,11 @@ class ReservationStore(Protocol):
     async def next_due(self) -> datetime | None:
         """Return when something is to happen next."""
 
+    async def take_looks(self, now: datetime, *, most: int) -> list[Ref]:
+        """Return waiting reservations to look at for a new plan, and keep others from them for a while."""
+
+    async def counts(self) -> Counts: ...
+
     async def put_off(self, ref: Ref, until: datetime) -> None:
         """Look at one that cannot be read no sooner than that."""
 
@@ -106,3 +121,13 @@ class ReservationStore(Protocol):
 
     async def drop_expired(self, now: datetime, *, most: int) -> int:
         """Delete the ended ones whose retention is over; return how many."""
+
+
+class ReservationObserver(Protocol):
+    """Counts what happens."""
+
+    def changed(self, before: Reservation, after: Reservation) -> None:
+        """A reservation was written; of a new one *before* has the same revision less one, and no spans."""
+
+    def crowded(self, pool: str, over: int) -> None:
+        """So many reservations of a pool run beyond its capacity, lest they miss their deadlines."""

@@ -1,33 +1,47 @@
-"""Gives the signals whose time has come. Any replica does: a commit by revision gives each of them once."""
+"""What happens to reservations by itself: signals whose time has come, and plans that follow new forecasts.
+
+Any replica does it: a commit by revision gives each signal once, and looks are shared.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from aegis_carbon.domain.reservations import machine
-from aegis_carbon.domain.reservations.errors import UnreadableReservation
-from aegis_carbon.domain.reservations.store import Outcome, Ref, ReservationStore
+from aegis_carbon.domain.reservations.errors import (
+    ReservationBusy,
+    UnknownReservation,
+    UnreadableReservation,
+)
+from aegis_carbon.domain.reservations.keeper import Keeper
+from aegis_carbon.domain.reservations.placing import Grid
+from aegis_carbon.domain.reservations.reservation import WAITS, Reservation
+from aegis_carbon.domain.reservations.store import Counts, Ref, ReservationStore
 from aegis_common.clock import Clock
 
 _MOST: Final = 100
 _UNREADABLE_PAUSE: Final = timedelta(minutes=10)
+_LOOK_WITHIN_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
 class Timer:
-    """Looks for what is due.
+    """Gives the signals whose time has come.
 
     Args:
         store: Where reservations are kept.
+        keeper: Changes them.
         keep: How long an ended one is kept.
         clock: Present time.
     """
 
-    def __init__(self, store: ReservationStore, *, keep: timedelta, clock: Clock) -> None:
+    def __init__(self, store: ReservationStore, keeper: Keeper, *, keep: timedelta, clock: Clock) -> None:
         self._store = store
+        self._keeper = keeper
         self._keep = keep
         self._clock = clock
 
@@ -43,19 +57,70 @@ class Timer:
         return await self._store.next_due()
 
     async def _step(self, ref: Ref) -> bool:
-        now = self._clock()
-        try:
-            item = await self._store.get(ref)
-        except UnreadableReservation as error:
-            _log.error("reservation %s/%s gets no signals: %s", *ref, error.message)
-            await self._store.put_off(ref, now + _UNREADABLE_PAUSE)
-            return True
-        if item is None:
-            await self._store.forget(ref)
-            return True
-        after = machine.due(item, now=now, keep=self._keep)
-        if after is None:
-            return False
-        after = replace(after, revision=item.revision + 1)
-        # Overtaken: another replica gave this signal, or the holder has said something.
-        return await self._store.commit([after], now=now) in (Outcome.DONE, Outcome.OVERTAKEN)
+        happened = False
+
+        def due(item: Reservation, now: datetime) -> Reservation | None:
+            nonlocal happened
+            after = machine.due(item, now=now, keep=self._keep)
+            happened = after is not None
+            return after
+
+        await _tolerant(self._store, ref, self._clock, lambda: self._keeper.change(ref, due))
+        return happened
+
+
+class Replanner:
+    """Follows new forecasts.
+
+    Args:
+        store: Where reservations are kept.
+        grid: Knows what is expected of their zones.
+        keeper: Changes them.
+        clock: Present time.
+        counted: Called with how many have not ended.
+    """
+
+    def __init__(
+        self,
+        store: ReservationStore,
+        grid: Grid,
+        keeper: Keeper,
+        *,
+        clock: Clock,
+        counted: Callable[[Counts], None],
+    ) -> None:
+        self._store = store
+        self._grid = grid
+        self._keeper = keeper
+        self._clock = clock
+        self._counted = counted
+
+    async def turn(self) -> None:
+        """Look at what waits and was not looked at for a while."""
+        self._counted(await self._store.counts())
+        while refs := await self._store.take_looks(self._clock(), most=_MOST):
+            for ref in refs:
+                await _tolerant(self._store, ref, self._clock, partial(self._look, ref))
+
+    async def _look(self, ref: Ref) -> None:
+        item = await self._keeper.get(ref)
+        if item.state in WAITS:
+            outlooks = await self._grid.outlooks(item, now=self._clock(), within=_LOOK_WITHIN_S)
+            # Where nothing is known any more, the plan that was made is still the best there is.
+            if outlooks:
+                await self._keeper.replan(ref, outlooks)
+
+
+async def _tolerant(
+    store: ReservationStore, ref: Ref, clock: Clock, work: Callable[[], Awaitable[object]]
+) -> None:
+    """Do some work on one reservation; what is wrong with it harms no other."""
+    try:
+        await work()
+    except UnknownReservation:
+        await store.forget(ref)
+    except UnreadableReservation as error:
+        _log.error("reservation %s/%s gets no signals: %s", *ref, error.message)
+        await store.put_off(ref, clock() + _UNREADABLE_PAUSE)
+    except ReservationBusy as error:
+        _log.warning("%s", error.message)
