@@ -12,11 +12,13 @@ from datetime import timedelta
 import pytest
 
 from aegis_agent import AgentManager
+from aegis_agent.adapters import inline
 from aegis_agent.context import AsyncContext
 from aegis_agent.domain.call import Caller, Event, LogLine
 from aegis_agent.domain.dispatch import Action
 from aegis_agent.domain.errors import ToolFailed, ToolTimeout
 from aegis_common.errors import InvalidArgument
+from aegis_common.testing.waiting import until
 
 
 async def ends_the_process() -> None:
@@ -68,6 +70,64 @@ async def test_a_tool_that_would_not_be_cancelled_is_late_all_the_same(manager: 
 
     with pytest.raises(ToolTimeout):
         await manager.dispatch("stubborn", {}, timeout=0.05)
+
+
+async def ends_never(beats: list[int]) -> int:
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+        beats.append(1)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("grace", [timedelta(0), timedelta(milliseconds=20)])
+async def test_a_tool_that_never_lets_go_is_stopped_and_its_slot_is_free(
+    manager: AgentManager,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    grace: timedelta,
+    *,
+    streams: bool,
+) -> None:
+    beats: list[int] = []
+
+    async def never() -> int:
+        return await ends_never(beats)
+
+    async def never_yields() -> AsyncIterator[int]:
+        yield await ends_never(beats)
+
+    monkeypatch.setattr(inline, "_PATIENCE_S", 0.05)
+    manager.register_tool("never", never_yields if streams else never, grace=grace, concurrency=1)
+
+    for _ in range(2):
+        with pytest.raises(ToolTimeout):
+            await manager.dispatch("never", {}, timeout=0.05)
+    await until(lambda: caplog.text.count("did not end when it was cancelled") == 2)
+
+    stopped = len(beats)
+    await asyncio.sleep(0.05)
+    assert len(beats) == stopped > 0
+
+
+async def test_what_a_cancelled_tool_does_in_time_it_does_to_its_end(manager: AgentManager) -> None:
+    done: list[str] = []
+
+    async def tidies() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02)
+            done.append("tidied")
+
+    manager.register_tool("tidies", tidies)
+    task = asyncio.create_task(manager.dispatch("tidies", {}))
+    await asyncio.sleep(0.02)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == ["tidied"]
 
 
 async def test_lines_that_a_thread_of_the_tool_logs_arrive(manager: AgentManager) -> None:
@@ -126,7 +186,7 @@ async def test_what_a_tool_leaves_running_is_not_heard_any_more(manager: AgentMa
     assert told == []
 
 
-@pytest.mark.parametrize("limit", [float("inf"), float("nan"), "5"])
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), "5", 0, -1, timedelta(0)])
 async def test_a_timeout_that_is_no_number_of_seconds_is_refused(manager: AgentManager, limit: float) -> None:
     manager.register_tool("fine", fine)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from aegis_agent.domain.errors import (
     InvalidTool,
     InvalidToolInput,
     InvalidToolOutput,
+    ManagerClosed,
     ToolFailed,
     ToolNameTaken,
     ToolOutputTooLarge,
@@ -260,12 +263,43 @@ async def test_the_time_of_a_batch_bounds_all_of_it(manager: AgentManager) -> No
     assert [outcome.metadata["phase"] for outcome in outcomes] == ["run", "queue", "queue"]
 
 
-@pytest.mark.parametrize("action", [{}, {"tool": "add", "input": {}}])
-async def test_a_malformed_action_is_refused_as_a_whole(
-    manager: AgentManager, action: dict[str, object]
-) -> None:
-    with pytest.raises(InvalidArgument):
+@pytest.mark.parametrize("action", [{}, {"tool": "add", "input": {}}, {"tool": 3}, "add", 3])
+async def test_a_malformed_action_is_refused_as_a_whole(manager: AgentManager, action: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"actions\[0\]: .*; give tool, payload and timeout"):
         await manager.dispatch_multimodal([action])
+
+
+@pytest.mark.parametrize("payload", [None, 3, ["x"], {"a"}])
+async def test_a_payload_that_is_no_input_is_refused_with_what_is(
+    manager: AgentManager, payload: Any
+) -> None:
+    manager.register_tool("wait", tools.wait)
+
+    with pytest.raises(InvalidToolInput, match=r"payload: is .*; give arguments by name"):
+        await manager.dispatch("wait", payload)
+
+
+async def test_a_closed_manager_says_so_at_once() -> None:
+    closed = AgentManager()
+    closed.register_tool("wait", tools.wait)
+    await closed.close()
+    await closed.close()
+
+    with pytest.raises(ManagerClosed):
+        await closed.dispatch("wait", {"seconds": 0})
+    with pytest.raises(ManagerClosed):
+        await closed.dispatch_multimodal([{"tool": "wait"}])
+    with pytest.raises(ManagerClosed):
+        async with closed.stream("wait", {"seconds": 0}):
+            pass
+    with pytest.raises(ManagerClosed):
+        closed.register_tool("add", tools.add)
+
+
+@pytest.mark.parametrize(("option", "value"), [("child_slots", 0), ("cache_bytes", -1)])
+async def test_a_manager_without_any_room_is_refused(option: str, value: int) -> None:
+    with pytest.raises(InvalidArgument, match=f"{option} is {value}"):
+        AgentManager(**{option: value})  # type: ignore[arg-type]  # either is a number
 
 
 async def test_a_name_can_be_taken_once(manager: AgentManager) -> None:
@@ -282,6 +316,11 @@ async def test_what_cannot_be_a_tool_is_refused(manager: AgentManager) -> None:
     def star(*args: int) -> int:
         return len(args)
 
+    async def odd(a: threading.Thread) -> int:
+        return 1
+
+    with pytest.raises(InvalidTool, match=r"schema for <class 'threading.Thread'>; JSON types, bytes"):
+        manager.register_tool("odd", odd)
     for name, function in (("inner", inner), ("lambda", lambda: 1), ("star", star), ("Big", tools.add)):
         with pytest.raises(InvalidTool):
             manager.register_tool(name, function)

@@ -16,6 +16,7 @@ from aegis_agent.domain.admission import EQUAL
 from aegis_agent.domain.cache import ResultCache
 from aegis_agent.domain.call import Caller
 from aegis_agent.domain.dispatch import DEFAULT_BATCH_CONCURRENCY, Action, ArtifactsOf, Dispatcher
+from aegis_agent.domain.errors import ManagerClosed
 from aegis_agent.domain.parts import Payload
 from aegis_agent.domain.registry import EVERYONE, Change, Registration, Registry
 from aegis_agent.domain.slots import Slots
@@ -59,6 +60,13 @@ class AgentManager:
         for tenant, weight in tenant_weights.items():
             if not 0 < weight < float("inf"):
                 raise InvalidArgument(f"weight {weight!r} of tenant {tenant!r} is not above 0", tenant=tenant)
+        if cache_bytes < 0:
+            raise InvalidArgument(
+                f"cache_bytes is {cache_bytes}; 0 keeps nothing", cache_bytes=str(cache_bytes)
+            )
+        if child_slots is not None and child_slots < 1:
+            what = f"child_slots is {child_slots}; give 1 or more, or None for no such bound"
+            raise InvalidArgument(what, child_slots=str(child_slots))
         self.fork_server: Final = ForkServer(_PRELOAD)
         self.registry: Final = Registry(tenant_weights)
         self.cache: Final = ResultCache(cache_bytes)
@@ -69,6 +77,7 @@ class AgentManager:
         self.registry.listen(self.cache.forget)
         self.registry.listen(_tell)
         self._retiring: dict[asyncio.Task[None], Registration] = {}
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -214,6 +223,7 @@ class AgentManager:
                 `ToolOverloaded`, `ToolQueueTimeout`, `ToolFailed`, `ToolCrashed`, `ToolOutputTooLarge` or
                 `InvalidToolOutput`.
         """
+        self._check_open()
         action = Action(name, payload, _duration(timeout))
         return (await self.dispatcher.dispatch(action, caller=_caller(tenant, roles))).value
 
@@ -235,6 +245,7 @@ class AgentManager:
 
         Args and errors as of `dispatch`; errors are raised by the iteration.
         """
+        self._check_open()
         action = Action(name, payload, _duration(timeout))
         async with CallStream(self.dispatcher, action, caller=_caller(tenant, roles)) as told:
             yield told
@@ -260,6 +271,7 @@ class AgentManager:
         Raises:
             InvalidArgument: An action has no `tool`, or keys that are unknown; or *concurrency* is below 1.
         """
+        self._check_open()
         if concurrency < 1:
             raise InvalidArgument("concurrency is below 1", concurrency=str(concurrency))
         outcomes = await self.dispatcher.batch(
@@ -271,7 +283,11 @@ class AgentManager:
         return [item if isinstance(item, AegisError) else item.value for item in outcomes]
 
     async def close(self) -> None:
-        """End every child process and its calls; a call of an async tool ends with whoever waits for it."""
+        """End every child process and its calls; a call of an async tool ends with whoever waits for it.
+
+        Nothing can be called or registered after that.
+        """
+        self._closed = True
         for task in self._retiring:
             task.cancel()
         items = [*self.registry.everything(), *self._retiring.values()]
@@ -281,9 +297,14 @@ class AgentManager:
     def _made(
         self, name: str, function: Callable[..., Any], options: ToolOptions | None, changes: Mapping[str, Any]
     ) -> Tool:
+        self._check_open()
         options = (options or options_of(function)).changed(changes)
         self.fork_server.preload(options.preload)
         return function_tool(name, function, options, self.fork_server)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ManagerClosed("this AgentManager is closed; make another one")
 
     def _retire(self, registration: Registration) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(registration.retire())
@@ -317,20 +338,32 @@ def _caller(tenant: str, roles: Collection[str]) -> Caller:
     return Caller(tenant=tenant, roles=frozenset(roles))
 
 
-def _action(index: int, item: Mapping[str, Any]) -> Action:
-    extra = sorted(item.keys() - {"tool", "payload", "timeout"})
-    if "tool" not in item or extra:
-        fault = f"unknown keys {', '.join(extra)}" if extra else "no 'tool'"
+def _action(index: int, item: Any) -> Action:
+    extra = (
+        sorted(map(str, item.keys() - {"tool", "payload", "timeout"})) if isinstance(item, Mapping) else []
+    )
+    fault = ""
+    if not isinstance(item, Mapping):
+        fault = f"{item!r:.80} is no mapping"
+    elif extra:
+        fault = f"unknown keys {', '.join(extra)}"
+    elif not isinstance(item.get("tool"), str):
+        fault = f"'tool' is {item['tool']!r:.80} and no name" if "tool" in item else "no 'tool'"
+    if fault:
         raise InvalidArgument(f"actions[{index}]: {fault}; give tool, payload and timeout", index=str(index))
     return Action(item["tool"], item.get("payload", {}), _duration(item.get("timeout")))
 
 
 def _duration(value: float | timedelta | None) -> timedelta | None:
-    if value is None or isinstance(value, timedelta):
-        return value
+    if value is None:
+        return None
     try:
-        return timedelta(seconds=value)
-    except (TypeError, ValueError, OverflowError) as error:
+        found = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    except (TypeError, ValueError, OverflowError):
+        found = timedelta(0)
+    if found <= timedelta(0):
         raise InvalidArgument(
-            f"timeout {value!r} is no number of seconds; leave it out for the default", timeout=str(value)
-        ) from error
+            f"timeout {value!r} is no number of seconds above 0; leave it out for the default",
+            timeout=str(value),
+        )
+    return found

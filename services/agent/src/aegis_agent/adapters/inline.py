@@ -14,6 +14,7 @@ from typing import Any, Final
 from aegis_agent.adapters.children import frames
 from aegis_agent.adapters.loop_context import LoopContext
 from aegis_agent.adapters.schemas import BadInput, BadOutput, FunctionSchema, ToolInputError
+from aegis_agent.adapters.stoppable import Stoppable
 from aegis_agent.domain.call import Call, Chunk, within
 from aegis_agent.domain.errors import (
     InvalidToolInput,
@@ -26,6 +27,8 @@ from aegis_agent.domain.usage import Stepped
 from aegis_common.errors import AegisError
 
 _MESSAGE_LENGTH: Final = 500
+_PATIENCE_S: Final = 1.0
+"""How long a cancelled tool may take to end by itself."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -76,7 +79,10 @@ class InlineRunner:
     async def _work(self, call: Call, context: LoopContext) -> Any:
         with self._told(), within(call.deadline):
             work = (self._items if self._schema.streams else self._value)(call, context)
-            return await Stepped(work, call.spent)
+            return await Stoppable(Stepped(work, call.spent), _PATIENCE_S, self._tell_refusal)
+
+    def _tell_refusal(self) -> None:
+        _log.warning("async tool did not end when it was cancelled", extra={"tool": self._tool})
 
     async def _value(self, call: Call, context: LoopContext) -> Any:
         return self._checked(self._schema.dump(await self._start(call, context)))

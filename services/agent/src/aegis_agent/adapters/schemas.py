@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -16,6 +16,10 @@ from aegis_agent.domain.call import Arguments
 from aegis_agent.domain.content import Content
 from aegis_agent.domain.errors import InvalidTool, Violation
 from aegis_agent.domain.tool import JsonSchema
+
+_KNOWN_TYPES: Final = (
+    "JSON types, bytes, dataclasses, pydantic models and the content of aegis_agent have one"
+)
 
 
 class ToolInputError(ValueError):
@@ -99,9 +103,10 @@ class FunctionSchema:
                 result,
             )
         except (PydanticUserError, NameError, TypeError, ValueError) as error:
-            raise InvalidTool(
-                f"function {name}: its type hints cannot be read: {error}", function=name
-            ) from error
+            # pydantic's message, without its advice about pydantic's own settings and its link
+            told = str(getattr(error, "message", error)).split("\n", 1)[0].split(". Set `", 1)[0]
+            what = f"its type hints cannot be read: {told}; {_KNOWN_TYPES}"
+            raise InvalidTool(f"function {name}: {what}", function=name) from error
 
     def bind(self, arguments: Arguments, context: Any = None) -> dict[str, Any]:
         """Turn JSON values and bytes into what the function expects, and add its context if it takes one.

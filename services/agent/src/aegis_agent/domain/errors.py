@@ -261,6 +261,13 @@ class InvalidTool(AegisError):
     reason = "INVALID_TOOL"
 
 
+class ManagerClosed(AegisError):
+    """The manager of tools has been closed, and its children with it."""
+
+    kind = ErrorKind.FAILED_PRECONDITION
+    reason = "MANAGER_CLOSED"
+
+
 class AgentInternal(AegisError):
     """A fault of the agent itself; the log has its cause."""
 

@@ -71,11 +71,15 @@ def arguments_of(payload: Payload, spec: ToolSpec) -> Arguments:
     wants their media type. Artifacts stand in the arguments as `ArtifactRef`.
 
     Raises:
-        InvalidToolInput: Two parts fill one parameter, none is left for a part, or there are too many bytes.
+        InvalidToolInput: Two parts fill one parameter, none is left for a part, there are too many bytes, or
+            it is something else.
     """
     if isinstance(payload, Mapping):
         return dict(payload)
-    parts = [Part(payload)] if isinstance(payload, str | bytes) else payload
+    parts: Any = [Part(payload)] if isinstance(payload, str | bytes) else payload
+    if not (isinstance(parts, Sequence) and all(isinstance(part, Part) for part in parts)):
+        message = f"is {payload!r:.80}; give arguments by name, a text, bytes, or a list of Part"
+        raise InvalidToolInput.of(spec.name, [Violation("payload", "type", message)])
     _check_size(parts, spec)
     binder = _Binder(spec)
     for index, part in enumerate(parts):
