@@ -75,7 +75,7 @@ class Room:
         if free < 0 or own > FREE_TIMES * free:
             raise self._taken(
                 f"{self._what} may have {self._max_bytes} bytes, which all tenants share; yours has "
-                f"{own - size} of them, and gets no {size or 1} more just now",
+                f"{own - size} of them, and gets no more just now",
                 retry_after=_RETRY_AFTER,
                 tenant_bytes=str(own - size),
                 size_bytes=str(size),
