@@ -143,7 +143,7 @@ async def test_what_was_revised_is_taken_over(
     clock.move(minutes=16)
 
     async with asyncio.timeout(10):  # what is revised is asked for behind an answer
-        while (await outlook_of(built)).series.values.mean() <= before.series.values.mean() + 2:
+        while (await outlook_of(built)).series.values.mean() <= before.series.values.mean() + 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
