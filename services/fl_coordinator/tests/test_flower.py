@@ -53,7 +53,17 @@ def test_flower_tells_nobody_and_installs_nothing(tmp_path: Path) -> None:
         assert environment["FLWR_TELEMETRY_ENABLED"] == "0"
         assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
         assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
-        assert environment["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+        assert str(Path(sys.executable).parent) in environment["PATH"].split(":")[:2]
+
+
+def test_a_serverapp_starts_as_the_program_that_confines_itself(tmp_path: Path) -> None:
+    environment = superlink_environment(
+        home=tmp_path / "home", serverapp_dir=tmp_path / "runs", readable=[tmp_path / "data"]
+    )
+
+    assert environment["PATH"].split(":")[0] == str(tmp_path / "home" / "bin")
+    assert "aegis_fl_coordinator.serverapp.confined" in (tmp_path / "home/bin/flwr-serverapp").read_text()
+    assert environment["AEGIS_FL_SERVERAPP_READ"] == str(tmp_path / "data")
 
 
 def test_a_node_key_is_private_and_stays(tmp_path: Path) -> None:

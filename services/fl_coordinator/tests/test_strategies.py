@@ -168,6 +168,7 @@ def test_the_fraction_counts_for_an_apps_own_strategy_too(tmp_path: Path) -> Non
     ("strategy", "parameters", "nodes", "message"),
     [
         ("FedAvrg", {}, 7, "there is no strategy 'FedAvrg'; there are FedAvg, "),
+        ("SecAggPlus", {}, 7, r"has secure aggregation \(SecAgg\+\) for its former API alone.*local_noise"),
         ("Krum", {"num_malicious_nodes": 1}, 4, r"with num_malicious_nodes f=1 it needs 2f\+3 = 5 nodes"),
         ("MultiKrum", {"num_malicious_nodes": 1, "num_nodes_to_select": 7}, 7, "at most 6 are trusted"),
         ("Bulyan", {"num_malicious_nodes": 1}, 6, r"it needs 4f\+3 = 7 nodes"),

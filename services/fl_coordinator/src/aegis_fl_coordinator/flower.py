@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from aegis_fl_coordinator.envoy import Identity, envoy_command, write_edge_confi
 
 __all__ = [
     "SERVERAPP_DIR_VARIABLE",
+    "SERVERAPP_READ_VARIABLE",
     "SITE_HOME_VARIABLE",
     "SITE_POLICY_VARIABLE",
     "Identity",
@@ -35,6 +37,9 @@ SITE_POLICY_VARIABLE: Final = "AEGIS_FL_SITE_POLICY"
 """Names a site's policy, for its ClientApp processes."""
 SITE_HOME_VARIABLE: Final = "AEGIS_FL_SITE_HOME"
 """Names the folder where they keep what the node has spent."""
+SERVERAPP_READ_VARIABLE: Final = "AEGIS_FL_SERVERAPP_READ"
+"""Names what else a ServerApp may read, as PATH does."""
+_SERVERAPP: Final = "aegis_fl_coordinator.serverapp.confined"
 _SITE_APP: Final = "aegis_fl_coordinator.site.clientapp"
 _TASK_POLL: Final = "0.1"
 
@@ -98,14 +103,23 @@ def node_key(path: Path) -> str:
     ).decode()
 
 
-def superlink_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:
+def superlink_environment(
+    *, home: Path, serverapp_dir: Path, readable: Sequence[Path] = ()
+) -> dict[str, str]:
     """Return SuperLink's whole environment; it goes on to the ServerApps, so it holds no secret.
 
     Args:
-        home: Private folder for Flower's files; made by Flower.
+        home: Private folder for Flower's files; made if absent.
         serverapp_dir: The coordinator's `serverapp_dir`.
+        readable: Further files and folders that training apps may read on this machine, such as test data.
     """
-    return app_environment(home=home, serverapp_dir=serverapp_dir)
+    shims = _shim(home, "flwr-serverapp", _SERVERAPP)
+    environment = app_environment(home=home, serverapp_dir=serverapp_dir)
+    return {
+        **environment,
+        "PATH": os.pathsep.join([shims, environment["PATH"]]),
+        SERVERAPP_READ_VARIABLE: os.pathsep.join(str(path.resolve()) for path in readable),
+    }
 
 
 def supernode_environment(*, home: Path, policy: Path | None = None) -> dict[str, str]:
@@ -126,15 +140,10 @@ def supernode_environment(*, home: Path, policy: Path | None = None) -> dict[str
     from aegis_fl_coordinator.site.policy_file import read_policy  # noqa: PLC0415
 
     read_policy(policy)
-    shims = home / "bin"
-    shims.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Flower starts its helpers by name, and finds this one before its own.
-    shim = shims / "flwr-clientapp"
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {_SITE_APP} "$@"\n', "utf-8")
-    shim.chmod(0o700)
+    shims = _shim(home, "flwr-clientapp", _SITE_APP)
     return {
         **environment,
-        "PATH": os.pathsep.join([str(shims), environment["PATH"]]),
+        "PATH": os.pathsep.join([shims, environment["PATH"]]),
         SITE_POLICY_VARIABLE: str(policy.resolve()),
         SITE_HOME_VARIABLE: str(home.resolve()),
     }
@@ -143,6 +152,16 @@ def supernode_environment(*, home: Path, policy: Path | None = None) -> dict[str
 def app_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:
     """Return the whole environment of a training app that runs without SuperLink; it holds no secret."""
     return {**_environment(home), SERVERAPP_DIR_VARIABLE: str(serverapp_dir)}
+
+
+def _shim(home: Path, name: str, module: str) -> str:
+    """Put a program in a folder of *home*, which Flower finds by name before its own; return the folder."""
+    folder = home / "bin"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shim = folder / name
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n', "utf-8")
+    shim.chmod(0o700)
+    return str(folder)
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -38,6 +38,13 @@ def simulate(
     fraction: Annotated[
         float | None, typer.Option(help="Part of the nodes that a round trains on, above 0 to 1.")
     ] = None,
+    local_noise: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="NORM MULTIPLIER",
+            help="Each node clips its update to this norm and adds noise of so many times twice the norm.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Client processes. 0: one for each core.")] = 0,
     config: Annotated[
@@ -53,11 +60,14 @@ def simulate(
     ] = Output.TEXT,
 ) -> None:
     """Train and print each round. The app runs as you, on this machine."""
+    from aegis_fl_coordinator.domain.privacy import LocalNoise, Privacy
     from aegis_fl_coordinator.domain.strategies import Aggregation
     from aegis_fl_coordinator.simulation import Simulation, simulated
 
     if fraction is not None and not 0 < fraction <= 1:
         raise typer.BadParameter(f"{fraction} is out of range: above 0, at most 1", param_hint="--fraction")
+    if local_noise is not None and not min(local_noise) > 0:
+        raise typer.BadParameter("both numbers are above 0", param_hint="--local-noise")
     wanted = Simulation(
         app=source,
         nodes=nodes,
@@ -66,6 +76,7 @@ def simulate(
         config=_pairs(config, "--config"),
         seed=seed,
         workers=workers,
+        privacy=Privacy(local=LocalNoise(*local_noise) if local_noise else None),
     )
     with simulated(wanted, folder) as run:
         for report in run.rounds():

@@ -157,6 +157,11 @@ KNOWN: Final[Mapping[str, Known]] = {
 }
 """Every strategy of flwr 1.41's Message API."""
 DEFAULT: Final = "FedAvg"
+_NO_SECAGG: Final = (
+    "Flower has secure aggregation (SecAgg+) for its former API alone, and none for the Message API that "
+    "every app and strategy here speaks; nor could a sum of hidden updates be sifted, clipped or bounded by "
+    "a median. Against a curious server take privacy.local_noise, with which no update leaves its node bare"
+)
 BASE: Final = "base"
 
 
@@ -223,6 +228,8 @@ def checked(asked: Aggregation, *, nodes: int) -> Aggregation:
 
 def _faults(name: str, values: Mapping[str, ParameterValue], nodes: int) -> dict[str, str]:
     known = KNOWN.get(name)
+    if known is None and name.lower().startswith("secagg"):
+        return {"strategy": f"{name} refused: {_NO_SECAGG}"}
     if known is None:
         return {"strategy": f"there is no strategy {name!r}; there are {', '.join(KNOWN)}, and module:Class"}
     faults: dict[str, str] = {}
