@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from aegis_fl_coordinator.flower import (
+    TASK_PROGRAMS,
     node_key,
     superlink_command,
     superlink_environment,
@@ -54,6 +55,25 @@ def test_flower_tells_nobody_and_installs_nothing(tmp_path: Path) -> None:
         assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
         assert environment["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
         assert str(Path(sys.executable).parent) in environment["PATH"].split(":")[:2]
+
+
+def test_no_other_program_of_flower_runs_an_app(tmp_path: Path) -> None:
+    from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
+
+    server = superlink_environment(home=tmp_path / "link", serverapp_dir=tmp_path / "runs")
+    site = supernode_environment(home=tmp_path / "site")
+    ran = {}
+    for name, environment in (("flwr-serverapp", server), ("flwr-clientapp", site)):
+        for program in TASK_PROGRAMS:
+            if program != name:
+                command = ["/bin/sh", "-c", f"{program} --help"]
+                ran[name, program] = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, check=False
+                )
+
+    assert set(TASK_PROGRAMS) == set(TASK_TYPE_TO_COMMAND.values())
+    assert {done.returncode for done in ran.values()} == {1}
+    assert all(f"aegis: {program} is not run here" in done.stderr for (_, program), done in ran.items())
 
 
 def test_a_serverapp_starts_as_the_program_that_confines_itself(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "SERVERAPP_READ_VARIABLE",
     "SITE_HOME_VARIABLE",
     "SITE_POLICY_VARIABLE",
+    "TASK_PROGRAMS",
     "Identity",
     "app_environment",
     "envoy_command",
@@ -41,6 +42,15 @@ SERVERAPP_READ_VARIABLE: Final = "AEGIS_FL_SERVERAPP_READ"
 """Names what else a ServerApp may read, as PATH does."""
 _SERVERAPP: Final = "aegis_fl_coordinator.serverapp.confined"
 _SITE_APP: Final = "aegis_fl_coordinator.site.clientapp"
+TASK_PROGRAMS: Final = (
+    "flwr-agentapp",
+    "flwr-clientapp",
+    "flwr-connector",
+    "flwr-model",
+    "flwr-serverapp",
+    "flwr-simulation",
+)
+"""All that Flower's helper starts for tasks, by name."""
 _TASK_POLL: Final = "0.1"
 
 
@@ -113,11 +123,10 @@ def superlink_environment(
         serverapp_dir: The coordinator's `serverapp_dir`.
         readable: Further files and folders that training apps may read on this machine, such as test data.
     """
-    shims = _shim(home, "flwr-serverapp", _SERVERAPP)
     environment = app_environment(home=home, serverapp_dir=serverapp_dir)
     return {
         **environment,
-        "PATH": os.pathsep.join([shims, environment["PATH"]]),
+        "PATH": _path(home, "flwr-serverapp", _SERVERAPP),
         SERVERAPP_READ_VARIABLE: os.pathsep.join(str(path.resolve()) for path in readable),
     }
 
@@ -135,15 +144,14 @@ def supernode_environment(*, home: Path, policy: Path | None = None) -> dict[str
     """
     environment = _environment(home)
     if policy is None:
-        return environment
+        return {**environment, "PATH": _path(home, "flwr-clientapp")}
     # Late: what starts SuperLink reads no policy.
     from aegis_fl_coordinator.site.policy_file import read_policy  # noqa: PLC0415
 
     read_policy(policy)
-    shims = _shim(home, "flwr-clientapp", _SITE_APP)
     return {
         **environment,
-        "PATH": os.pathsep.join([shims, environment["PATH"]]),
+        "PATH": _path(home, "flwr-clientapp", _SITE_APP),
         SITE_POLICY_VARIABLE: str(policy.resolve()),
         SITE_HOME_VARIABLE: str(home.resolve()),
     }
@@ -154,14 +162,31 @@ def app_environment(*, home: Path, serverapp_dir: Path) -> dict[str, str]:
     return {**_environment(home), SERVERAPP_DIR_VARIABLE: str(serverapp_dir)}
 
 
-def _shim(home: Path, name: str, module: str) -> str:
-    """Put a program in a folder of *home*, which Flower finds by name before its own; return the folder."""
+def _path(home: Path, name: str, module: str = "") -> str:
+    """Return a PATH on which Flower finds, of the programs that run tasks, *name* alone.
+
+    Whoever submits a run chooses the kind of its task: the others would run an app past what *name* checks.
+
+    Args:
+        home: Keeps the programs that stand before Flower's.
+        name: The one that may run.
+        module: Runs in its place; empty for Flower's own.
+    """
     folder = home / "bin"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shim = folder / name
-    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n', "utf-8")
-    shim.chmod(0o700)
-    return str(folder)
+    for program in TASK_PROGRAMS:
+        ours = folder / program
+        ours.unlink(missing_ok=True)
+        if program != name:
+            line = f"echo 'aegis: {program} is not run here' >&2; exit 1"
+        elif module:
+            # -P: no code comes from the folder that Flower was started in.
+            line = f'exec {shlex.quote(sys.executable)} -P -m {module} "$@"'
+        else:
+            continue
+        ours.write_text(f"#!/bin/sh\n{line}\n", "utf-8")
+        ours.chmod(0o700)
+    return os.pathsep.join([str(folder), _environment(home)["PATH"]])
 
 
 def _environment(home: Path) -> dict[str, str]:

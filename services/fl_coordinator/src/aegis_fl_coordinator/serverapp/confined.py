@@ -23,7 +23,23 @@ from aegis_fl_coordinator.flower import SERVERAPP_READ_VARIABLE
 from aegis_fl_coordinator.runfile import RUN_KEY, RunFile, run_folder
 from aegis_fl_coordinator.serverapp.landlock import NoLandlock, confine
 
-_SYSTEM: Final = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/opt", "/sys", "/run/systemd/resolve")
+_SYSTEM: Final = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/sys", "/run/systemd/resolve")
+_ETC: Final = (
+    *("hosts", "host.conf", "resolv.conf", "nsswitch.conf", "gai.conf", "services", "protocols"),
+    *(
+        "passwd",
+        "group",
+        "localtime",
+        "timezone",
+        "os-release",
+        "mime.types",
+        "ssl",
+        "pki",
+        "ca-certificates",
+    ),
+    *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "OpenCL", "fonts"),
+)
+"""Not all of /etc: services keep keys there."""
 _PROC: Final = ("self", "cpuinfo", "meminfo", "stat", "filesystems", "version", "sys")
 """Not all of /proc: the command lines of others show Flower's tokens."""
 _HOME: Final = "home"
@@ -45,6 +61,7 @@ def confine_to(folder: Path) -> None:
         read=[
             *(Path(path) for path in (*_SYSTEM, sys.prefix, sys.base_prefix, *filter(None, sys.path))),
             *(Path("/proc", name) for name in _PROC),
+            *(Path("/etc", name) for name in _ETC),
             *(Path(path) for path in more if path),
             *_certificates(folder),
         ],
