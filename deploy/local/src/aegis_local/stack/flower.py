@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aegis_common.pki import server_dns
 from aegis_fl_coordinator.flower import (
+    SERVERAPP_READ_VARIABLE,
     Identity,
     envoy_command,
     superlink_command,
@@ -14,7 +15,7 @@ from aegis_fl_coordinator.flower import (
     write_site_config,
 )
 from aegis_local.credentials import NAMESPACE, SUPERLINK, site, spiffe_id
-from aegis_local.environment import base_environment
+from aegis_local.environment import base_environment, overrides
 from aegis_local.nodes import node_online, register_nodes
 from aegis_local.stack.layout import Layout
 from aegis_local.stack.services import coordinator_data
@@ -39,7 +40,11 @@ def superlink_unit(layout: Layout) -> ProcessSpec:
             key=own.key,
             ca=layout.credentials.bundle,
         ),
-        env=superlink_environment(home=folder, serverapp_dir=coordinator_data(layout) / "runs"),
+        env={
+            **superlink_environment(home=folder, serverapp_dir=coordinator_data(layout) / "runs"),
+            # The user says what else apps may read.
+            **overrides(SERVERAPP_READ_VARIABLE),
+        },
         cwd=folder,
         ready=https_ok(f"https://{layout.address('superlink')}/health", bundle=layout.credentials.bundle),
         drain=_DRAIN_S,

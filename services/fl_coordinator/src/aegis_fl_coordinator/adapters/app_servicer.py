@@ -39,6 +39,7 @@ class AppServicer(pb_grpc.AppServiceServicer):
     async def RevokeApp(self, request: pb.RevokeAppRequest, context: Context) -> pb.RevokeAppResponse:
         tenant, name, by = _noted(request.name, request.sha256)
         app, sha256 = await self._apps.revoke(tenant, name, request.sha256, by=by)
+        current_call().notes["sha256"] = sha256
         stopped = self._training.cancel_all(tenant, app=name, app_sha256=sha256)
         return pb.RevokeAppResponse(app=_message(app), cancelled_runs=[run.name for run in stopped])
 

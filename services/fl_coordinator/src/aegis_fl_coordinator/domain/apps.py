@@ -140,7 +140,8 @@ class Apps:
         Raises:
             UnknownApp: No app of that name is installed.
         """
-        revoked = sha256 or (await self.status(tenant, name)).sha256
+        installed = await self.status(tenant, name)
+        revoked = sha256 or installed.sha256
         if revoked:  # a broken app has none, and runs for nobody
             self._decisions.put(Decision(tenant, name, revoked, False, by, self._clock()))
         return await self.status(tenant, name), revoked
