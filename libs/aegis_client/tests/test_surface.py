@@ -25,7 +25,17 @@ from aegis_client import (
 if TYPE_CHECKING:
     from libs.aegis_client.tests.conftest import Deployment
 
-GROUPS = ("tools", "carbon", "training", "models", "publisher_keys", "nodes", "training_apps", "artifacts")
+GROUPS = (
+    "tools",
+    "carbon",
+    "reservations",
+    "training",
+    "models",
+    "publisher_keys",
+    "nodes",
+    "training_apps",
+    "artifacts",
+)
 
 
 def surface(client: object) -> dict[str, str]:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from aegis_client.profiles import Profile, load_profile, write_profiles
     from aegis_client.publisher_forms import Publisher, PublisherKey
     from aegis_client.replicas import ReplicaStatus
+    from aegis_client.reservation_forms import Reservation, ReservationEvent, ReservationSignal
+    from aegis_client.reservation_hold import ReservationHold
     from aegis_client.round_forms import (
         Gate,
         ModelPiece,
@@ -124,6 +126,10 @@ __all__ = [
     "PublisherKey",
     "ReplicaStatus",
     "ReportRow",
+    "Reservation",
+    "ReservationEvent",
+    "ReservationHold",
+    "ReservationSignal",
     "ResolvedZone",
     "ResourceExhausted",
     "RetryPolicy",
@@ -178,6 +184,8 @@ _HOMES: Final = {
     "profiles": "Profile load_profile write_profiles",
     "publisher_forms": "Publisher PublisherKey",
     "replicas": "ReplicaStatus",
+    "reservation_forms": "Reservation ReservationEvent ReservationSignal",
+    "reservation_hold": "ReservationHold",
     "round_forms": "Gate ModelPiece NodeFailure NodeOutcome Round RoundEnergy ZoneShare",
     "tool_events": "ToolItem ToolLog ToolProgress ToolStarted",
     "tool_files": "ToolFile",

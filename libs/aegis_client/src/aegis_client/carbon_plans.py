@@ -192,8 +192,8 @@ def plan_operation(job: PlannedJob, *, timeout: float | None = None) -> Operatio
         Unavailable: Reason `NO_INTENSITY_DATA`.
         InvalidArgument: The job contradicts itself.
     """
-    request = pb.PlanWindowRequest(job=_job(job))
-    return Operation(PLAN_WINDOW, request, lambda answer: _read_plan(answer.plan), timeout)
+    request = pb.PlanWindowRequest(job=to_job(job))
+    return Operation(PLAN_WINDOW, request, lambda answer: read_plan(answer.plan), timeout)
 
 
 def plans_operation(
@@ -205,11 +205,11 @@ def plans_operation(
         jobs: 1 to 5000 jobs.
         timeout: Deadline of the call, in seconds.
     """
-    request = pb.BatchPlanWindowsRequest(jobs=map(_job, jobs))
+    request = pb.BatchPlanWindowsRequest(jobs=map(to_job, jobs))
     return Operation(BATCH_PLAN_WINDOWS, request, _read_outcomes, timeout)
 
 
-def _job(job: PlannedJob) -> pb.PlannedJob:
+def to_job(job: PlannedJob) -> pb.PlannedJob:
     return pb.PlannedJob(
         zones=[resource("zones", zone) for zone in job.zones],
         duration=duration(job.duration),
@@ -270,7 +270,7 @@ def _read_forecast(answer: pb.GetForecastResponse) -> Forecast:
     )
 
 
-def _read_plan(plan: pb.Plan) -> Plan:
+def read_plan(plan: pb.Plan) -> Plan:
     return Plan(
         zone=plan.zone,
         spans=tuple(
@@ -289,6 +289,6 @@ def _read_plan(plan: pb.Plan) -> Plan:
 
 def _read_outcomes(answer: pb.BatchPlanWindowsResponse) -> tuple[Plan | AegisApiError, ...]:
     return tuple(
-        status_error(outcome.error, "") if outcome.HasField("error") else _read_plan(outcome.plan)
+        status_error(outcome.error, "") if outcome.HasField("error") else read_plan(outcome.plan)
         for outcome in answer.outcomes
     )

@@ -17,6 +17,7 @@ from aegis_client.models import AsyncModels, Models
 from aegis_client.nodes import AsyncNodes, Nodes
 from aegis_client.profiles import Profile, load_profile
 from aegis_client.publisher_keys import AsyncPublisherKeys, PublisherKeys
+from aegis_client.reservations import AsyncReservations, Reservations
 from aegis_client.tools import AsyncTools, Tools
 from aegis_client.training import AsyncTraining, Training
 from aegis_client.training_apps import AsyncTrainingApps, TrainingApps
@@ -85,6 +86,7 @@ class Client(_Configured):
     tools: Tools
     jobs: Jobs
     carbon: Carbon
+    reservations: Reservations
     training: Training
     models: Models
     publisher_keys: PublisherKeys
@@ -97,6 +99,7 @@ class Client(_Configured):
         self.tools = Tools(self._transport)
         self.jobs = Jobs(self._transport)
         self.carbon = Carbon(self._transport)
+        self.reservations = Reservations(self._transport)
         self.training = Training(self._transport)
         self.models = Models(self._transport)
         self.publisher_keys = PublisherKeys(self._transport)
@@ -126,6 +129,7 @@ class AsyncClient(_Configured):
     tools: AsyncTools
     jobs: AsyncJobs
     carbon: AsyncCarbon
+    reservations: AsyncReservations
     training: AsyncTraining
     models: AsyncModels
     publisher_keys: AsyncPublisherKeys
@@ -138,6 +142,7 @@ class AsyncClient(_Configured):
         self.tools = AsyncTools(self._transport)
         self.jobs = AsyncJobs(self._transport)
         self.carbon = AsyncCarbon(self._transport)
+        self.reservations = AsyncReservations(self._transport)
         self.training = AsyncTraining(self._transport)
         self.models = AsyncModels(self._transport)
         self.publisher_keys = AsyncPublisherKeys(self._transport)

@@ -1,4 +1,4 @@
-"""`aegis carbon`: now, check, intensity, forecast, plan, run, resolve, zones."""
+"""`aegis carbon`: now, check, intensity, forecast, plan, run, reservations, resolve, zones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aegis_client.cli.carbon_run import run
 from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_fields, print_json, print_table, seconds, short
 from aegis_client.cli.places import Place, with_place
+from aegis_client.cli.reservations import app as reservations
 from aegis_client.cli.state import Format, Output, state_of
 from aegis_client.cli.times import WHEN, duration_s, moment_of
 from aegis_client.errors import UsageError
@@ -116,6 +117,7 @@ def intensity(
         print_fields(_fields(found))
 
 
+app.add_typer(reservations, name="reservations")
 app.command()(now)
 app.command()(forecast)
 app.command()(plan)
