@@ -109,7 +109,7 @@ test-long: $(VENV)/.dev $(NODE_TESTS) ## Run the long tests: the whole stack, fa
 bench: $(VENV)/.bench ## Run the benches beside their peers and print tables (B="NAME --rounds 10" runs one)
 	PYTHONPATH=tests $(BIN)/python -m load $(B)
 
-bench-carbon: $(VENV)/.dev ## Print what carbon-aware placement saves on a measured year (SERIES=file.csv, B="forecast planner paper")
+bench-carbon: $(VENV)/.dev ## Print what carbon-aware placement saves on a measured year (SERIES=file.csv, B="forecast planner paper pools")
 	PYTHONPATH=tests $(BIN)/python -m load.carbon $(SERIES) $(B)
 
 bench-fl: $(VENV)/.dev ## Print how federated runs learn, beside the published figures (MNIST=file.npz, B="iid killed poisoned")

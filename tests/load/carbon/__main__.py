@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from load.bench_planner import BENCH
-from load.carbon import paper, project, skill
+from load.carbon import paper, pools, project, skill
 from load.carbon.measured import read_measured, slots
 from load.harness import run, tables
 
 GERMANY: Final = "bb9aa67ed4ce191d8fa0d48346c0c6c0fa8fe82f8e4c94e7cf1c8156c7fb001c"
-PARTS: Final = ("forecast", "planner", "paper")
+PARTS: Final = ("forecast", "planner", "paper", "pools")
 
 
 def say(line: str) -> None:
@@ -40,10 +40,12 @@ def main() -> int:
         report = asyncio.run(run(BENCH, rounds=BENCH.rounds))
         say("\n" + "\n".join(tables(report)))
         missed += report.missed
+    experiment = paper.Experiment(series)
     if "paper" in parts:
-        experiment = paper.Experiment(series)
         missed += paper.table(experiment, say, published=_is_german(options.series))
         project.table(series, experiment, say)
+    if "pools" in parts:
+        pools.table(series, experiment, say)
     for line in missed:
         say(f"MISSED: {line}")
     return 1 if missed else 0
