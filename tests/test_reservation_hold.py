@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +25,7 @@ from aegis_client import (
     ReservationHold,
     RetryPolicy,
 )
+from aegis_client.profiles import write_profiles
 from aegis_common.pki import server_dns
 from aegis_common.testing.pki import NAMESPACE, Mesh
 from aegis_common.testing.ports import free_port
@@ -46,12 +50,15 @@ class Carbon:
     async def kill(self) -> None:
         await self._up.aclose()
 
-    def client(self) -> AsyncClient:
+    @property
+    def profile(self) -> Profile:
         tls = self._mesh.tls("agent")
         name = server_dns("carbon", NAMESPACE)
         address = f"127.0.0.1:{self.port}"
-        profile = Profile(address=address, ca=tls.bundle, cert=tls.cert, key=tls.key, server_name=name)
-        return AsyncClient(profile, retry=QUICK)
+        return Profile(address=address, ca=tls.bundle, cert=tls.cert, key=tls.key, server_name=name)
+
+    def client(self) -> AsyncClient:
+        return AsyncClient(self.profile, retry=QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +164,53 @@ async def test_what_cannot_end_in_time_is_refused_with_the_earliest_finish(carbo
             await ReservationHold(client, job(60, 5)).__aenter__()
 
     assert ("INFEASIBLE_JOB", True) == (refused.value.reason, "earliest_finish" in refused.value.metadata)
+
+
+@pytest.fixture
+def aegis(carbon: Carbon, tmp_path: Path) -> Callable[..., Awaitable[asyncio.subprocess.Process]]:
+    """Start `aegis carbon ...` as a process of its own."""
+    file = tmp_path / "profiles.toml"
+    write_profiles(file, {"here": carbon.profile}, default="here")
+
+    async def start(*arguments: str) -> asyncio.subprocess.Process:
+        program = "import sys; from aegis_client.cli.app import run; sys.exit(run(sys.argv[1:]))"
+        command = [sys.executable, "-c", program, "--profile-file", str(file), "carbon", *arguments]
+        return await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+
+    return start
+
+
+async def test_a_command_holds_a_reservation_and_gives_its_exit_code(
+    carbon: Carbon, aegis: Callable[..., Awaitable[asyncio.subprocess.Process]]
+) -> None:
+    options = ("--duration", "20s", "--within", "5m", "--zone", "GB")
+    process = await aegis("run", *options, "--", "sh", "-c", "exit 3")
+    _, told = await process.communicate()
+    async with carbon.client() as client:
+        (held,) = [item async for item in client.reservations.list()]
+    listing = await aegis("reservations", "list", "--state", "finished")
+    printed, _ = await listing.communicate()
+
+    assert (3, True) == (process.returncode, b"nothing is known of the grid" in told), told
+    assert ("FINISHED", False) == (held.state, held.end_assumed)
+    assert held.name.removeprefix("reservations/").encode() in printed
+
+
+@pytest.mark.long
+async def test_a_command_runs_in_time_though_the_service_was_killed_while_it_waited(
+    carbon: Carbon, aegis: Callable[..., Awaitable[asyncio.subprocess.Process]]
+) -> None:
+    asked = time.monotonic()
+    options = ("--duration", "2s", "--within", "15s", "--zone", "GB", "--on-missing", "run_at_latest_start")
+    process = await aegis("run", *options, "--", "sh", "-c", "echo ran; exit 4")
+    assert process.stderr is not None
+    waits = await process.stderr.readline()
+    await carbon.kill()
+    printed, told = await process.communicate()
+
+    assert (4, b"ran\n") == (process.returncode, printed), told
+    assert b"starts: latest start" in told
+    assert b"waits" in waits
+    assert time.monotonic() - asked > 10  # it did wait: not for the service, but for its latest start

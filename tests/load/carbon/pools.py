@@ -16,7 +16,7 @@ import numpy as np
 from load.carbon.measured import PER_DAY
 from load.carbon.paper import Experiment
 
-from aegis_carbon.domain.job import Interruption, Job
+from aegis_carbon.domain.job import Interruption, Job, Plan
 from aegis_carbon.domain.outlook import Outlook
 from aegis_carbon.domain.reservations.errors import PoolFull
 from aegis_carbon.domain.reservations.pools import Pool
@@ -59,7 +59,7 @@ def nights(series: IntensitySeries, first: int, capacity: int | None, how: Inter
     """Return what comes of the nights of a year that begins with slot *first*."""
     found = Nights()
     for start in range(first + _FIVE, len(series.values) - PER_DAY, _NIGHTS * PER_DAY):
-        pool, plans = Pool(capacity), {}
+        pool, plans = Pool(capacity), dict[str, Plan]()
         evening = series.start + start * series.step
         outlook = _known(series.between(evening, evening + _NIGHT))
         for number in range(JOBS):

@@ -18,8 +18,10 @@ _LONGEST_PAUSE: Final = timedelta(minutes=30)
 _LONGEST_ANSWER_S: Final = 10.0
 _SHORTEST_ANSWER_S: Final = 0.1
 _NO_FORECAST: Final = "NO_INTENSITY_DATA"
-_PASSING: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"})
-"""Codes of failures that may be over soon; any other is the caller's to mend."""
+_PASSING: Final = frozenset(
+    {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"}
+) | {"UNIMPLEMENTED"}
+"""Codes of failures that may be over soon, or are no fault of the job; any other is the caller's to mend."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,18 +49,23 @@ def run(
     on_missing: Annotated[
         str, typer.Option(metavar="|".join(_CHOICES), help="When it starts without a forecast.")
     ] = "run_now",
+    pool: Annotated[
+        str, typer.Option(metavar="NAME", help="Capacity pool of the deployment in which it runs.")
+    ] = "",
 ) -> None:
     """Run a command while power is clean, so that it has ended in time.
 
     For example: aegis carbon run --duration 1h --within 8h -- python train.py
 
-    It starts at the latest start whatever happens: also when nobody answers. Output, input and exit code
-    are the command's; signals are passed on. Messages go to stderr. What it used goes into the ledger.
+    It holds a reservation, or follows plans where the deployment has none. It starts at the latest start
+    whatever happens: also when nobody answers. Output, input and exit code are the command's; signals are
+    passed on. Messages go to stderr. What it used goes into the ledger.
     """
     from aegis_client.carbon_plans import PlannedJob
     from aegis_client.cli.paced_ledger import CommandLedger
     from aegis_client.cli.paced_process import PacedProcess
     from aegis_client.cli.paced_session import PacedSession, PlanSource
+    from aegis_client.cli.reserved import Reserved
     from aegis_client.pacing import Pacer
 
     if on_missing not in _CHOICES:
@@ -86,7 +91,18 @@ def run(
         typer.echo("aegis: it cannot end in time: starting it at once", err=True)
     process = PacedProcess(command, on_suspend=on_suspend, on_resume=on_resume)
     ledger = CommandLedger(state_of(ctx), datetime.now(UTC))
-    raise typer.Exit(PacedSession(pacer, process, source, ledger).run())
+    reserved = Reserved(state_of(ctx), job, place, pool=pool, on_missing=on_missing)
+    if not reserved.begin():
+        without = f", so that the capacity of pool {pool!r} is not kept" if pool else ""
+        typer.echo(f"aegis: without a reservation ({reserved.fault}){without}", err=True)
+        raise typer.Exit(PacedSession(pacer, process, source, ledger).run())
+    try:
+        if reserved.reservation is not None:
+            source.follow(reserved.reservation)
+        code = PacedSession(reserved, process, source, ledger).run()
+    finally:
+        reserved.close()
+    raise typer.Exit(code)
 
 
 def _positive(found: float | None, text: str) -> float:

@@ -36,18 +36,20 @@ class CommandLedger:
     cpu_s_before: float = field(default_factory=_cpu_s)
     """CPU time of children that had ended before."""
 
-    def record(self, process: PacedProcess, zone: str) -> str:
+    def record(self, process: PacedProcess, zone: str, reservation: str) -> str:
         """Record *process*, which has ended, and return a line for people, or an empty text."""
         try:
             with self.state.client() as client:
-                (found,) = client.carbon.record_usage([self._usage(process, zone)], timeout=_WITHIN_S)
+                (found,) = client.carbon.record_usage(
+                    [self._usage(process, zone, reservation)], timeout=_WITHIN_S
+                )
         except FailedPrecondition:
             return ""
         except AegisClientError as error:
             return f"not in the ledger: {error}"
         return _told(found)
 
-    def _usage(self, process: PacedProcess, zone: str) -> Usage:
+    def _usage(self, process: PacedProcess, zone: str, reservation: str) -> Usage:
         # Of all processes that have been waited for, by this one or by their own parents.
         peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         spans = process.spans or [(self.asked_at, datetime.now(UTC))]
@@ -59,6 +61,7 @@ class CommandLedger:
             end_time=spans[-1][1],
             spans=spans if len(spans) > 1 else (),
             zone=zone,
+            reservation=reservation,
             cpu_seconds=_cpu_s() - self.cpu_s_before,
             memory_gib_hours=peak_kib / _KIB_PER_GIB * hours,
             run_now_start_time=min(self.asked_at, spans[0][0]),

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 import typer
 
@@ -21,8 +21,10 @@ from aegis_client.cli.paced_process import PacedProcess
 from aegis_client.cli.places import Place
 from aegis_client.cli.sparkline import sparkline
 from aegis_client.cli.state import CliState
+from aegis_client.client import Client
 from aegis_client.errors import AegisApiError
-from aegis_client.pacing import Course, Pacer
+from aegis_client.pacing import Course
+from aegis_client.reservation_forms import Reservation
 
 _TICK_S: Final = 0.25
 _FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -30,13 +32,20 @@ _SPARK: Final = 24
 _DRAWN_IN_S: Final = 1.0
 
 
+class Guide(Protocol):
+    """Says whether the command runs: a `Pacer`, or a reservation."""
+
+    def course(self, now: datetime, *, worked: timedelta, started: bool) -> Course:
+        """Return what to do at *now*; see `Pacer.course`."""
+
+
 class PacedSession:
-    """Runs *process* as *pacer* says, and shows how it stands."""
+    """Runs *process* as *guide* says, and shows how it stands."""
 
     def __init__(
-        self, pacer: Pacer, process: PacedProcess, service: PlanSource, ledger: CommandLedger
+        self, guide: Guide, process: PacedProcess, service: PlanSource, ledger: CommandLedger
     ) -> None:
-        self._pacer = pacer
+        self._guide = guide
         self._process = process
         self._service = service
         self._ledger = ledger
@@ -60,7 +69,9 @@ class PacedSession:
                     self._course = Course(True, None, "a signal came")
                 if code is not None:
                     self._line.say(f"ended with {code} after {seconds(self._process.worked)} of work")
-                    if line := self._ledger.record(self._process, self._service.zone):
+                    if line := self._ledger.record(
+                        self._process, self._service.zone, self._service.reservation
+                    ):
                         self._line.say(line)
                     return code
 
@@ -68,7 +79,7 @@ class PacedSession:
         course = self._course
         due = course is None or (course.until is not None and now >= course.until)
         if due or course is None:
-            course = self._pacer.course(now, worked=self._process.worked, started=self._process.started)
+            course = self._guide.course(now, worked=self._process.worked, started=self._process.started)
             self._course = course
         if course.run and not self._process.running:
             self._line.say(
@@ -129,7 +140,7 @@ def _told(course: Course) -> str:
 
 
 class PlanSource:
-    """Asks for plans, and keeps the series that goes with the last one.
+    """Asks for plans, and keeps the series that goes with the last one, or with a reservation's.
 
     Args:
         state: How to reach the service.
@@ -141,6 +152,7 @@ class PlanSource:
         self._place = place
         self._zone = ""
         self.zone = ""
+        self.reservation = ""
         self.spark = ""
 
     def plan(self, job: PlannedJob, timeout_s: float) -> Plan:
@@ -150,13 +162,23 @@ class PlanSource:
                 self._zone = self._zone or self._place.zone(client)
                 job = replace(job, zones=[self._zone])
             found = client.carbon.plan(job, timeout=timeout_s)
-            self.zone = found.zone
-            with suppress(AegisApiError):  # it is only drawn
-                expected = client.carbon.forecast(found.zone, timeout=_DRAWN_IN_S)
-                end = found.deadline or datetime.now(UTC)
-                slots = [slot for slot in expected.slots if slot.start_time is None or slot.start_time < end]
-                self.spark = sparkline([slot.g_per_kwh for slot in slots], _SPARK)
+            self._draw(client, found)
             return found
+
+    def follow(self, reservation: Reservation) -> None:
+        """Take the zone and the series of a reservation's plan."""
+        self.reservation = reservation.name
+        if reservation.plan is not None:
+            with self._state.client() as client:
+                self._draw(client, reservation.plan)
+
+    def _draw(self, client: Client, plan: Plan) -> None:
+        self.zone = plan.zone
+        with suppress(AegisApiError):  # it is only drawn
+            expected = client.carbon.forecast(plan.zone, timeout=_DRAWN_IN_S)
+            end = plan.deadline or datetime.now(UTC)
+            slots = [slot for slot in expected.slots if slot.start_time is None or slot.start_time < end]
+            self.spark = sparkline([slot.g_per_kwh for slot in slots], _SPARK)
 
 
 @contextmanager
