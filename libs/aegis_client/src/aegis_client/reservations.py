@@ -58,8 +58,8 @@ def _create(
 
     Raises:
         NotFound: Reason `UNKNOWN_ZONE` or `UNKNOWN_CAPACITY_POOL`.
-        FailedPrecondition: Reason `INFEASIBLE_JOB` or `POOL_FULL`, with `earliest_finish`;
-            `RESERVATIONS_NOT_CONFIGURED`.
+        FailedPrecondition: Reason `INFEASIBLE_JOB`, with `earliest_finish`, and for a full pool with a
+            `deadline` that would be accepted; `RESERVATIONS_NOT_CONFIGURED`.
         AlreadyExists: Reason `REQUEST_ID_REUSED`.
         ResourceExhausted: Reason `TOO_MANY_RESERVATIONS`.
         Unavailable: Reason `RESERVATION_STORE_UNAVAILABLE`.

@@ -20,8 +20,7 @@ from aegis_client.reservation_hold import ReservationHold
 
 _TICK: Final = timedelta(seconds=0.25)
 _LEAVING_S: Final = 5.0
-_SHORT_OF: Final = frozenset({"INFEASIBLE_JOB"})
-"""Reasons for which there is no reservation, and the command runs all the same: it is late already."""
+_LATE: Final = "INFEASIBLE_JOB"
 _DENIED: Final = "PERMISSION_DENIED"
 
 
@@ -97,7 +96,8 @@ class Reserved:
         try:
             asyncio.run(self._follow())
         except AegisApiError as error:
-            if error.reason in _SHORT_OF or error.code == _DENIED:
+            # What is late already runs all the same, unless that would be beyond the capacity of a pool.
+            if not self._pool and (error.reason == _LATE or error.code == _DENIED):
                 self.fault = error.reason or error.code
             else:
                 self._refused = error
