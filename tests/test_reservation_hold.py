@@ -73,7 +73,8 @@ async def carbon(mesh: Mesh, tmp_path: Path) -> AsyncIterator[Carbon]:
     with UkApi.serving() as api:
         api.default = Answer(None, 400)
         kwargs = {**mesh.service_kwargs("carbon"), "audit_dir": tmp_path, "drain": timedelta(0)}
-        made = Carbon(mesh, Settings(api_url=api.url, redis_url=SecretStr(redis.url), **kwargs))
+        kwargs |= {"api_url": api.url, "redis_url": SecretStr(redis.url), "capacity_pools": {"one": 1}}
+        made = Carbon(mesh, Settings(**kwargs))
         await made.start()
         yield made
         await made.kill()
@@ -196,6 +197,19 @@ async def test_a_command_holds_a_reservation_and_gives_its_exit_code(
     assert (3, True) == (process.returncode, b"nothing is known of the grid" in told), told
     assert ("FINISHED", False) == (held.state, held.end_assumed)
     assert held.name.removeprefix("reservations/").encode() in printed
+
+
+async def test_a_command_is_not_run_beside_a_full_pool(
+    carbon: Carbon, aegis: Callable[..., Awaitable[asyncio.subprocess.Process]]
+) -> None:
+    async with carbon.client() as client, ReservationHold(client, job(100, 110), pool="one"):
+        options = ("--duration", "100s", "--within", "110s", "--zone", "GB", "--pool", "one")
+        process = await aegis("run", *options, "--", "echo", "ran")
+        printed, told = await process.communicate()
+
+    assert (1, b"") == (process.returncode, printed)
+    assert b"pool 'one' runs 1 at once" in told
+    assert b"ask for the deadline" in told
 
 
 @pytest.mark.long
