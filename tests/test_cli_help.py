@@ -44,9 +44,12 @@ def _sections(text: str) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_is_whole(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*words, "--help"]) == 0
+    code = run([*words, "--help"])
 
-    text = capsys.readouterr().out
+    text, missing = capsys.readouterr()
+    if "comes with another package" in missing:
+        pytest.skip("its package was installed before it had this command; make setup")
+    assert code == 0
     sections = _sections(text)
     assert sections.keys() <= {"Arguments", "Options", "Commands"}
     for rows in sections.values():
