@@ -155,6 +155,21 @@ def test_no_order_of_faults_makes_work_late_or_starts_it_twice(store: RedisServe
     _seek(store, examples=8, steps=12)
 
 
+async def test_work_that_runs_on_after_its_time_holds_up_the_next_of_its_pool(store: RedisServer) -> None:
+    world = World(store.url)
+    await world.emptied()
+    first = [await world.reserve(HOUR, 5 * HOUR, pool=POOL) for _ in range(CAPACITY)]
+    last = await world.reserve(HOUR, 5 * HOUR, pool=POOL)
+    for work in first:
+        work.length += timedelta(seconds=8)  # what was reserved ends before
+    await world.wait(4 * HOUR)
+    await world.client.aclose()
+
+    assert CAPACITY == world.most_running
+    assert last.ended is not None
+    assert last.ended <= last.deadline
+
+
 @pytest.mark.long
 def test_no_order_of_many_faults_makes_work_late_or_starts_it_twice(store: RedisServer) -> None:
     _seek(store, examples=150, steps=25)

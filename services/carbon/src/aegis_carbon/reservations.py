@@ -90,7 +90,7 @@ async def reservations_of(
             clock=clock,
         )
         news = await stack.enter_async_context(News(client))
-        timer = Timer(store, keeper, keep=keep, clock=clock)
+        timer = Timer(store, keeper, clock=clock)
         await stack.enter_async_context(_ticking(timer, news, clock=clock))
         replanner = Replanner(store, grid, keeper, clock=clock, counted=counters.counted)
         looks = _Patient("plans do not follow new forecasts")

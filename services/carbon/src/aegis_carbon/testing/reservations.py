@@ -153,7 +153,7 @@ class World:
             Keeper(self.store, {POOL: CAPACITY}, keep=KEEP, clock=self.clock, observer=self.counters)
             for _ in range(2)
         ]
-        self.timers = [Timer(self.store, keeper, keep=KEEP, clock=self.clock) for keeper in self.keepers]
+        self.timers = [Timer(self.store, keeper, clock=self.clock) for keeper in self.keepers]
 
     async def emptied(self) -> None:
         """Delete what the store holds."""

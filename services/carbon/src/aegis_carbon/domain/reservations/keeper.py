@@ -8,14 +8,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from aegis_carbon.domain.job import Job
+from aegis_carbon.domain.job import Job, Span
 from aegis_carbon.domain.outlook import Outlook
 from aegis_carbon.domain.reservations import machine
 from aegis_carbon.domain.reservations.errors import ReservationBusy, UnknownReservation
 from aegis_carbon.domain.reservations.placing import mark_of, placed, replanned, without_data
 from aegis_carbon.domain.reservations.pools import Pool
 from aegis_carbon.domain.reservations.pools_claims import Claim, Placement
-from aegis_carbon.domain.reservations.reservation import NO_TIME, WAITS, Reservation
+from aegis_carbon.domain.reservations.reservation import NO_TIME, WAITS, Reservation, State
 from aegis_carbon.domain.reservations.store import (
     Outcome,
     Ref,
@@ -118,6 +118,28 @@ class Keeper:
 
         return await self._changed(ref, work)
 
+    async def due(self, ref: Ref) -> bool:
+        """Do what time has made due of a reservation, and of its pool; return whether that was anything.
+
+        Raises:
+            UnknownReservation: There is none.
+            ReservationBusy: Others change it, or its pool, all the time.
+        """
+        happened = False
+
+        def work(item: Reservation, before: _Members, now: datetime) -> list[Reservation]:
+            nonlocal happened
+            if item.pool and item.open:
+                found = _differing(before, self._moved(before, now))
+            else:
+                after = machine.due(item, now=now, keep=self._keep)
+                found = [] if after is None else [after]
+            happened = bool(found)
+            return found
+
+        await self._changed(ref, work)
+        return happened
+
     async def replan(self, ref: Ref, outlooks: Sequence[Outlook]) -> Reservation:
         """Move work that waits, if a new forecast makes that worth it.
 
@@ -166,24 +188,37 @@ class Keeper:
         own = found.pop(item.member)
         new = replace(item, spans=own.spans, plan=own.plan, mark=mark_of(outlooks) if own.plan else "")
         members |= {key: _at(members[key], placement) for key, placement in found.items()}
-        return new, [member for key, member in members.items() if member is not before[key]]
+        return new, _differing(before, members)
 
     def _settled(self, before: _Members, after: Reservation, now: datetime) -> list[Reservation]:
         """Return what has to be written so that the pool's schedule holds after a change."""
         members = self._moved({**before, after.member: after}, now)
-        return [members.pop(after.member)] + [
-            member for key, member in members.items() if member is not before[key]
-        ]
+        return [members.pop(after.member), *_differing(before, members)]
 
     def _moved(self, members: _Members, now: datetime) -> dict[str, Reservation]:
         """Return the members of a pool once all that is due is done, and placed anew where it must be."""
-        found = {key: self._advanced(member, now) for key, member in members.items()}
-        open_ones = [member for member in found.values() if member.open]
-        if open_ones:
-            repaired = self._pool(open_ones[0].pool, open_ones, now, late=True).repair()
-            found |= {key: _at(found[key], placement) for key, placement in repaired.placements.items()}
-            self._observer.crowded(open_ones[0].pool, len(repaired.over))
+        found = dict(members)
+        name = next((member.pool for member in members.values()), "")
+        # What ends makes room for what begins.
+        for member in sorted(members.values(), key=lambda member: member.state is not State.RUNNING):
+            running = sum(other.state is State.RUNNING for other in found.values())
+            if member.state is State.RUNNING or now >= member.latest_start or self._has_room(name, running):
+                found[member.member] = self._advanced(member, now)
+        repaired = self._pool(name, found.values(), now, late=True).repair()
+        for key, placement in repaired.placements.items():
+            member, spans = found[key], placement.spans
+            if key in repaired.over and member.state in WAITS:
+                # Room may come yet: it waits for that as long as it can.
+                start = max(now, member.latest_start)
+                spans = (Span(start, start + member.left),)
+            if spans != member.spans:
+                found[key] = _at(member, replace(placement, spans=spans))
+        self._observer.crowded(name, len(repaired.over))
         return found
+
+    def _has_room(self, name: str, running: int) -> bool:
+        capacity = self._pools.get(name)
+        return capacity is None or running < capacity
 
     def _pool(self, name: str, members: Iterable[Reservation], now: datetime, *, late: bool = False) -> Pool:
         """Return a pool; where something came *late*, its members may take half of their margins for it."""
@@ -213,11 +248,20 @@ class Keeper:
         return outcome
 
 
+def _differing(before: _Members, after: _Members) -> list[Reservation]:
+    return [member for key, member in after.items() if member is not before[key]]
+
+
 def _claim(
     item: Reservation, now: datetime, *, late: bool = False, outlooks: Sequence[Outlook] = ()
 ) -> Claim:
     aim = item.spans[0].start if item.spans else without_data(item, now).start
     claim = Claim.of(item, now=now, outlooks=outlooks, aim=aim)
+    if claim.running:
+        # It runs now, whatever a clock that was set says; what should have ended may run until that is
+        # assumed.
+        start, end = min(claim.running.start, now), claim.running.end
+        claim = replace(claim, running=Span(start, end if end > now else item.due))
     if late:
         job = replace(claim.job, deadline=item.last_end)
         if item.state in WAITS:

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from aegis_carbon.domain.reservations import machine
 from aegis_carbon.domain.reservations.errors import (
     ReservationBusy,
     UnknownReservation,
@@ -19,7 +18,7 @@ from aegis_carbon.domain.reservations.errors import (
 )
 from aegis_carbon.domain.reservations.keeper import Keeper
 from aegis_carbon.domain.reservations.placing import Grid
-from aegis_carbon.domain.reservations.reservation import WAITS, Reservation
+from aegis_carbon.domain.reservations.reservation import WAITS
 from aegis_carbon.domain.reservations.store import Counts, Ref, ReservationStore
 from aegis_common.clock import Clock
 
@@ -35,14 +34,12 @@ class Timer:
     Args:
         store: Where reservations are kept.
         keeper: Changes them.
-        keep: How long an ended one is kept.
         clock: Present time.
     """
 
-    def __init__(self, store: ReservationStore, keeper: Keeper, *, keep: timedelta, clock: Clock) -> None:
+    def __init__(self, store: ReservationStore, keeper: Keeper, *, clock: Clock) -> None:
         self._store = store
         self._keeper = keeper
-        self._keep = keep
         self._clock = clock
 
     async def turn(self) -> datetime | None:
@@ -59,13 +56,11 @@ class Timer:
     async def _step(self, ref: Ref) -> bool:
         happened = False
 
-        def due(item: Reservation, now: datetime) -> Reservation | None:
+        async def work() -> None:
             nonlocal happened
-            after = machine.due(item, now=now, keep=self._keep)
-            happened = after is not None
-            return after
+            happened = await self._keeper.due(ref)
 
-        await _tolerant(self._store, ref, self._clock, lambda: self._keeper.change(ref, due))
+        await _tolerant(self._store, ref, self._clock, work)
         return happened
 
 
