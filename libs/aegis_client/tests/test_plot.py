@@ -21,6 +21,7 @@ def rounds(count: int, *, clean_until: int, grams: bool = True) -> fl.ListRounds
     for number in range(1, count + 1):
         clean = number <= clean_until
         report = answer.rounds.add(number=number, metrics={"accuracy": number / count, "loss": 1 / number})
+        report.metrics["broken"] = float("nan")
         report.gate.CopyFrom(
             fl.GateDecision(clean=clean, intensity_g_per_kwh=100 if clean else 300, threshold_g_per_kwh=200)
         )
@@ -69,6 +70,7 @@ def test_what_is_not_known_is_not_drawn(aegis: Aegis, deployment: Deployment, tm
     [
         (0, [], "the run has no rounds yet"),
         (1, ["--metric", "f1"], "--metric 'f1' is none of the run's: accuracy, loss"),
+        (1, ["--metric", "broken"], "--metric 'broken' is none of the run's: accuracy, loss"),
         (1, ["--metric", "loss"] * 3, "--metric is given 3 times; a picture has room for 2"),
     ],
 )

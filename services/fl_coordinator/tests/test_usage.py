@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from aegis.carbon.v1 import ledger_service_pb2 as ledger_pb
 from aegis.fl.v1 import training_service_pb2 as pb
+from aegis_fl_coordinator.domain.grids import Site
+from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
+from aegis_fl_coordinator.domain.run import RunSpec, State, TrainingRun
+from aegis_fl_coordinator.domain.usage import round_usages
 from aegis_fl_coordinator.testing.calls import ask, get, register, start, token, told
 from aegis_fl_coordinator.testing.engine import ScriptedEngine
 from aegis_fl_coordinator.testing.peers import Carbon
 from aegis_fl_coordinator.testing.processes import Coordinate, Stubs, until
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+RUN = TrainingRun(
+    "default", "r1", RunSpec("digits", 3, 2), State.RUNNING, "", "alice", "{}", "", "c" * 64, "", NOW
+)
 
 
 def outcome(node: str, seconds: float | None, state: pb.NodeOutcome.State.ValueType) -> pb.NodeOutcome:
@@ -60,6 +69,23 @@ async def test_each_round_is_recorded_once_though_the_ledger_is_away_and_the_coo
     assert (there.id, there.measured_joules, there.units) == (f"{run_id}:1:1:nodes-PL", 6000, 2)
     assert there.energy_method == ledger_pb.ENERGY_METHOD_DECLARED_BY_USER
     assert not here.HasField("run_now_start_time")
+    assert here.start_time.ToDatetime() < here.end_time.ToDatetime()
     assert whole.energy == pb.RoundEnergy(kwh=0.002, kwh_low=0.001, kwh_high=0.004, grams=1.0, estimated=True)
     assert (whole.unmetered_nodes, len(whole.node_outcomes)) == (1, 3)
     assert again.energy == whole.energy
+
+
+def test_a_round_that_is_reported_late_has_used_nothing_meanwhile() -> None:
+    report = RoundReport(
+        2,
+        duration=timedelta(minutes=5),
+        started=NOW,
+        ended=NOW + timedelta(hours=9),
+        cpu_s=60.0,
+        gate=GateDecision(False, "MAX_WAIT", waited=timedelta(hours=1)),
+    )
+
+    (usage,) = round_usages(RUN, report, coordinator=Site("zones/GB"), nodes={})
+
+    assert (usage.start, usage.end) == (NOW, NOW + timedelta(minutes=5))
+    assert usage.run_now == NOW - timedelta(hours=1)

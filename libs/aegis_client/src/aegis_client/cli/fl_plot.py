@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -61,7 +62,9 @@ def chosen(rounds: Sequence[Round], asked: Sequence[str]) -> list[str]:
     """
     if not rounds:
         raise UsageError("the run has no rounds yet; there is nothing to draw")
-    there = sorted({name for report in rounds for name in report.metrics})
+    there = sorted(
+        {name for report in rounds for name, value in report.metrics.items() if math.isfinite(value)}
+    )
     if len(asked) > _MOST:
         raise UsageError(f"--metric is given {len(asked)} times; a picture has room for {_MOST}")
     for name in asked:

@@ -126,7 +126,11 @@ def chart(run: TrainingRun, rounds: Sequence[Round], metrics: Sequence[str]) -> 
 def _metrics(canvas: Canvas, rounds: Sequence[Round], names: Sequence[str]) -> None:
     top, bottom = 84, 340
     for place, name in enumerate(names):
-        points = [(report.number, report.metrics[name]) for report in rounds if name in report.metrics]
+        points = [
+            (report.number, report.metrics[name])
+            for report in rounds
+            if math.isfinite(report.metrics.get(name, math.nan))
+        ]
         axis = _axis([value for _, value in points], top, bottom)
         canvas.axis(axis, left=place == 0, fill=_COLOURS[place])
         anchor = "lm" if place == 0 else "rm"

@@ -63,6 +63,9 @@ def round_usages(
     """
     end = report.ended or run.create_time
     start = report.started or end - report.duration
+    if report.duration:
+        # It may have been reported long after, when a coordinator or a run was away meanwhile.
+        end = min(end, start + report.duration)
     waited = report.gate.waited if report.gate else None
     run_now = start - waited if waited and waited > _MOMENT else None
     found: list[RoundUsage] = []
