@@ -15,9 +15,6 @@ import typer
 from aegis.agent.v1 import replica_pb2 as replica
 from aegis_client.cli import lazy
 from aegis_client.cli.app import AegisGroup, run
-from aegis_client.cli.failures import show
-from aegis_client.cli.state import CliState
-from aegis_client.errors import AegisApiError
 from aegis_common.errors import AegisError, PermissionDenied, Unauthenticated
 
 if TYPE_CHECKING:
@@ -182,22 +179,6 @@ def test_an_error_says_what_where_and_how_to_go_on(aegis: Aegis, profile_file: P
     assert ["reason", "UNKNOWN_TOOL"] in lines
     assert ["try", "aegis tools list"] in lines
     assert str(profile_file) in aegis.err
-
-
-@pytest.mark.parametrize(
-    ("had", "longest", "advice"),
-    [("1", "3", "--timeout DURATION"), ("3", "3", None), ("600", "3600", "aegis jobs create")],
-)
-def test_advice_about_time_is_what_the_tool_allows(
-    capsys: pytest.CaptureFixture[str], had: str, longest: str, advice: str | None
-) -> None:
-    metadata = {"timeout_s": had, "max_timeout_s": longest}
-    show(
-        AegisApiError("late", code="DEADLINE_EXCEEDED", reason="TOOL_TIMEOUT", metadata=metadata), CliState()
-    )
-
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  try ")]
-    assert [advice in line for line in told] == [True] if advice else not told
 
 
 def test_an_error_is_json_where_the_answer_would_be(aegis: Aegis) -> None:

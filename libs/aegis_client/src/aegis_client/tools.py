@@ -185,7 +185,7 @@ def run_operation(
     return Operation(DISPATCH, request, _read_result, limit + GRACE_S, harmless)
 
 
-def _stream(
+def stream_feed(
     name: str,
     arguments: Mapping[str, Any] | None = None,
     *,
@@ -344,7 +344,7 @@ class ToolsSurface(ToolFilesSurface):
     get = unary(_get)
     run = unary(run_operation, reads_files=True)
     batch = unary(_batch, reads_files=True)
-    stream = stream(_stream, reads_files=True)
+    stream = stream(stream_feed, reads_files=True)
 
 
 class Tools(ToolsSurface, SyncApi):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import json_format
 
 if TYPE_CHECKING:
-    from aegis_client.core.operation import Operation
+    from aegis_client.core.operation import Feed, Operation
     from aegis_client.profiles import Profile
 
 _FIELD: Final = re.compile(r"\{(\w+)(?:=[^}]*)?\}")
@@ -29,7 +29,7 @@ class HttpCall:
     body: str
 
 
-def http_call(operation: Operation[Any]) -> HttpCall:
+def http_call(operation: Operation[Any] | Feed[Any]) -> HttpCall:
     """Return the HTTP form of an operation whose binding sends the whole rest of the request as body."""
     annotations: Any = importlib.import_module("google.api.annotations_pb2")  # has no types
     rule = operation.method.descriptor.GetOptions().Extensions[annotations.http]
@@ -43,14 +43,15 @@ def http_call(operation: Operation[Any]) -> HttpCall:
     return HttpCall("POST", path, json.dumps(message, separators=(",", ":"), ensure_ascii=False))
 
 
-def _json_name(operation: Operation[Any], field: str) -> str:
+def _json_name(operation: Operation[Any] | Feed[Any], field: str) -> str:
     return str(operation.request.DESCRIPTOR.fields_by_name[field].json_name)
 
 
-def curl(operation: Operation[Any], profile: Profile) -> str:
+def curl(operation: Operation[Any] | Feed[Any], profile: Profile) -> str:
     """Return a shell command; it names files of secrets, and never holds one."""
     call = http_call(operation)
-    words = ["curl", "--fail-with-body", "-sS", "-X", call.verb]
+    at_once = ["-N"] if operation.method.descriptor.server_streaming else []
+    words = ["curl", "--fail-with-body", "-sS", *at_once, "-X", call.verb]
     for option, path in (("--cacert", profile.ca), ("--cert", profile.cert), ("--key", profile.key)):
         if path:
             words += [option, shlex.quote(str(path))]

@@ -130,10 +130,11 @@ def run(
     state = state_of(ctx)
     if show_curl:
         from aegis_client.cli.curl import curl
-        from aegis_client.tools import run_operation
+        from aegis_client.tools import run_operation, stream_feed
 
-        operation = run_operation(tool, arguments, files=files, timeout=limit, priority=priority)
-        typer.echo(curl(operation, state.load_profile()))
+        made = stream_feed if stream else run_operation
+        call = made(tool, arguments, files=files, timeout=limit, priority=priority)
+        typer.echo(curl(call, state.load_profile()))
         return
     from aegis_client.cli import tool_view
 
