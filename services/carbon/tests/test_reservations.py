@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import grpc.aio
 import pytest
 from pydantic import SecretStr
 
-from aegis.carbon.v1 import plan_service_pb2 as plan_pb
 from aegis.carbon.v1 import reservation_service_pb2 as pb
 from aegis.carbon.v1 import reservation_service_pb2_grpc as pb_grpc
 from aegis_carbon.main import running
 from aegis_carbon.settings import Settings
 from aegis_carbon.testing.clock import ManualClock
 from aegis_carbon.testing.ledger import Grid
+from aegis_carbon.testing.reservation_calls import create, get, moment, state_of, wanted
 from aegis_carbon.testing.uk_api import Answer, UkApi
 from aegis_common.rpc.errors import details_of
 from aegis_common.rpc.times import duration, timestamp
@@ -28,7 +28,6 @@ from aegis_common.testing.pki import Mesh
 from aegis_common.testing.redis import RedisServer
 
 HOUR = timedelta(hours=1)
-DAY = "zones/demo-day"
 DEAD = "zones/GB"
 Request = pb.ReportReservationRequest
 Signal = pb.ReservationSignal
@@ -75,44 +74,10 @@ async def stub(service: Service) -> pb_grpc.ReservationServiceAsyncStub:
     return await service.stub()
 
 
-def wanted(
-    clock: ManualClock, *, hours: float = 1, within: float = 20, zone: str = DAY, **fields: Any
-) -> pb.Reservation:
-    job = plan_pb.PlannedJob(
-        zones=[zone], duration=duration(hours * HOUR), deadline=timestamp(clock.now + within * HOUR)
-    )
-    if fields.pop("split", False):
-        job.interruption.min_chunk.CopyFrom(duration(HOUR / 2))
-    return pb.Reservation(job=job, **fields)
-
-
-async def create(
-    stub: pb_grpc.ReservationServiceAsyncStub, asked: pb.Reservation, request_id: str = "", **call: Any
-) -> pb.Reservation:
-    request = pb.CreateReservationRequest(reservation=asked, request_id=request_id)
-    return (await stub.CreateReservation(request, **call)).reservation
-
-
-async def get(stub: pb_grpc.ReservationServiceAsyncStub, name: str) -> pb.Reservation:
-    return (await stub.GetReservation(pb.GetReservationRequest(name=name))).reservation
-
-
 async def failure(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), details_of(caught.value).reason
-
-
-def moment(found: Any) -> datetime:
-    return found.ToDatetime(tzinfo=UTC)  # type: ignore[no-any-return]
-
-
-async def state_of(stub: pb_grpc.ReservationServiceAsyncStub, name: str, wanted: int) -> pb.Reservation:
-    """Return the reservation as soon as it is in a state: the timer works in the background."""
-    async with asyncio.timeout(20):
-        while (found := await get(stub, name)).state != wanted:  # noqa: ASYNC110  # another process's state
-            await asyncio.sleep(0.02)
-    return found
 
 
 async def test_work_waits_for_its_window_and_knows_its_latest_start(
