@@ -17,7 +17,7 @@ from aegis_carbon.domain.reservations.pools_room import Room
 from aegis_carbon.domain.ticks import Ticks
 
 _MOST_TRIES: Final = 24
-_EFFORT: Final = 6000
+_EFFORT: Final = 4000
 """Jobs that are placed in all tries together, about."""
 
 
@@ -43,7 +43,8 @@ class Search:
         if not self._wholes:
             return self._divided(self._fixed)[0]
         count = tries or max(2, min(_MOST_TRIES, _EFFORT // len(self._wholes)))
-        return self._tried(count, keep=True) or self._tried(count, keep=False)
+        # To pack all of it anew takes much longer than to move what is in the way.
+        return self._tried(count, keep=True) or self._tried((count + 1) // 2, keep=False)
 
     def _tried(self, tries: int, *, keep: bool) -> dict[str, Stretches] | None:
         first: list[str] = []
