@@ -197,10 +197,11 @@ class Keeper:
 
     def _moved(self, members: _Members, now: datetime) -> dict[str, Reservation]:
         """Return the members of a pool once all that is due is done, and placed anew where it must be."""
-        found = dict(members)
-        name = next((member.pool for member in members.values()), "")
-        # What ends makes room for what begins.
-        for member in sorted(members.values(), key=lambda member: member.state is not State.RUNNING):
+        if not members:
+            return {}
+        found, name = dict(members), next(iter(members.values())).pool
+        # What ends makes room for what begins, and what is due first has it first.
+        for member in sorted(members.values(), key=lambda item: (item.state is not State.RUNNING, item.due)):
             running = sum(other.state is State.RUNNING for other in found.values())
             if member.state is State.RUNNING or now >= member.latest_start or self._has_room(name, running):
                 found[member.member] = self._advanced(member, now)
