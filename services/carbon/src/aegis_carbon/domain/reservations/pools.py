@@ -157,13 +157,14 @@ class Pool:
         """Take over a schedule; what has moved then takes the cleanest place that is left."""
         self._claims[new.key] = new
         moved = [new.key, *(key for key in found if key != new.key and found[key] != self._claims[key].rows)]
-        for key in moved:
-            self._room.give(self._claims[key].rows)
-            self._claims[key] = replace(self._claims[key], spans=spans(found[key]))
-            self._room.take(found[key])
+        self._room.give([row for key in moved for row in self._claims[key].rows])
+        self._room.take([row for key in moved for row in found[key]])
         placements: dict[str, Placement] = {}
         for key in moved:
-            claim = self._claims[key]
+            claim = self._claims[key] = replace(self._claims[key], spans=spans(found[key]))
+            if not claim.known:
+                placements[key] = claim.placed(found[key])
+                continue
             self._room.give(claim.rows)
             placements[key] = self._best(claim)
             self._set(claim.at(placements[key]))

@@ -43,7 +43,9 @@ class Room:
     def take(self, rows: Iterable[tuple[int, int]], count: int = 1) -> None:
         """Take stretches; a *count* of -1 gives them back."""
         taken = np.asarray(list(rows), np.int64).reshape(-1, 2)
-        if not len(taken):
+        if len(taken) == 1:
+            self._take_one(int(taken[0, 0]), int(taken[0, 1]), count)
+        if len(taken) <= 1:
             return
         new = np.unique(taken)
         new = new[self._edges[np.searchsorted(self._edges, new)] != new]
@@ -53,6 +55,20 @@ class Room:
             np.insert(self._free, places, self._free[places - 1]),
         )
         self._edges, self._free = edges, free - count * self._running(edges, taken)
+
+    def _take_one(self, start: int, end: int, count: int) -> None:
+        first, last = self._cut(start), self._cut(end)
+        self._free = self._free.copy()  # a copy of this room may share it
+        self._free[first:last] -= count
+
+    def _cut(self, moment: int) -> int:
+        """Return the place of the part of time that begins at *moment*, which is made one if it is none."""
+        edges, free = self._edges, self._free
+        place = int(np.searchsorted(edges, moment))
+        if edges[place] != moment:
+            self._edges = np.concatenate((edges[:place], [moment], edges[place:]))
+            self._free = np.concatenate((free[:place], free[place - 1 : place], free[place:]))
+        return place
 
     @staticmethod
     def _running(edges: Ticks, taken: Ticks) -> Ticks:
