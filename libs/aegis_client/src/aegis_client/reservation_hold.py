@@ -65,6 +65,7 @@ class ReservationHold:
 
     Attributes:
         reservation: As it stands, so far as it is known; None where there is none.
+        signal: The last signal that had an effect; None before the first.
         fault: Why the service is not followed now; empty while it is.
     """
 
@@ -98,6 +99,7 @@ class ReservationHold:
         self._name = holder
         self._rules = ReservationHolder(deadline, _span(job.duration), interruptible=job.interruptible)
         self.reservation: Reservation | None = None
+        self.signal: ReservationSignal | None = None
         self.fault = ""
         self._wake = asyncio.Event()
         self._over = False
@@ -224,8 +226,10 @@ class ReservationHold:
         self._wake.set()
 
     def _told(self, signal: ReservationSignal) -> None:
-        if signal.kind in _SIGNALS:
-            self._rules.told(signal.token, _SIGNALS[signal.kind], signal.latest_start_time)
+        if signal.kind not in _SIGNALS:
+            return
+        if self._rules.told(signal.token, _SIGNALS[signal.kind], signal.latest_start_time):
+            self.signal = signal
             self._wake.set()
 
     async def _watch(self, name: str) -> None:

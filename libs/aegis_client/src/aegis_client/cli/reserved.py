@@ -128,7 +128,7 @@ class Reserved:
             self._loop, self._hold = asyncio.get_running_loop(), hold
             self._ready.set()
             async for order in hold:
-                signal = hold.reservation.signal
+                signal = hold.signal
                 told = signal is not None and signal.token == order.token and not order.by_itself
                 self._why = signal.message if signal and told else "latest start"
                 self._running = order.effect != "SUSPEND"
