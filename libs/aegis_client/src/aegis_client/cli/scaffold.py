@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import keyword
-import re
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from aegis_client.errors import UsageError
-
-_NAME: Final = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
-_MAX_LENGTH: Final = 63
+from aegis_common.new_package import module_of, write_package
 
 _PYPROJECT: Final = """\
 [build-system]
@@ -159,28 +154,8 @@ def write(name: str, place: Path) -> list[Path]:
     """Write the package into the folder *place* and return its files.
 
     Raises:
-        UsageError: The name cannot be one, the folder is not empty, or it cannot be written.
+        ConfigurationError: The name cannot be one, the folder is not empty, or it cannot be written.
     """
-    module = name.replace("-", "_")
-    if not _NAME.fullmatch(name) or len(name) > _MAX_LENGTH or keyword.iskeyword(module):
-        raise UsageError(
-            f"name {name!r} is not 1 to {_MAX_LENGTH} of a-z, 0-9, '-' and '_', first a letter, or is "
-            "a Python keyword"
-        )
-    if module == "aegis" or module.startswith("aegis_"):
-        raise UsageError(f"name {name!r}: packages of AEGIS itself begin with aegis; choose another")
-    try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise UsageError(
-                f"{place} is there already and is not an empty folder; choose another: --dir DIR"
-            )
-        return [_written(place, path, text, module) for path, text in _FILES.items()]
-    except OSError as error:
-        raise UsageError(f"{error.filename or place} cannot be written: {error.strerror}") from error
-
-
-def _written(place: Path, path: str, text: str, module: str) -> Path:
-    target = place / path.format(module=module)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text.format(module=module, dist=module.replace("_", "-")), encoding="utf-8")
-    return target
+    module = module_of(name)
+    names = {"module": module, "dist": module.replace("_", "-")}
+    return write_package(place, {path.format(**names): text.format(**names) for path, text in _FILES.items()})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
-import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,8 +9,6 @@ import typer
 
 app = typer.Typer(help="Write a training app with its test.", add_completion=False)
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
-_LONGEST: Final = 63
 _SOURCE: Final = "digits"
 
 _TEST: Final = '''\
@@ -89,17 +85,10 @@ def write(name: str, place: Path) -> list[Path]:
     Raises:
         ConfigurationError: The name cannot be one, the folder is not empty, or it cannot be written.
     """
-    from aegis_common.errors import ConfigurationError
+    from aegis_common.new_package import module_of, write_package
     from aegis_fl_coordinator.apps import BUNDLED
 
-    module = name.replace("-", "_")
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST or keyword.iskeyword(module):
-        raise ConfigurationError(
-            f"name {name!r} is not 1 to {_LONGEST} of a-z, 0-9, '-' and '_', first a letter, or is a Python "
-            "keyword"
-        )
-    if module == "aegis" or module.startswith("aegis_"):
-        raise ConfigurationError(f"name {name!r}: apps of AEGIS itself begin with aegis; choose another")
+    module = module_of(name)
     names = {
         f"aegis_{_SOURCE}": module,
         f"aegis-{_SOURCE}": name,
@@ -108,27 +97,15 @@ def write(name: str, place: Path) -> list[Path]:
     }
     source = BUNDLED / _SOURCE
     files = {
-        path.relative_to(source): path.read_text("utf-8")
+        str(path.relative_to(source)): path.read_text("utf-8")
         for path in sorted(source.rglob("*"))
         if path.suffix in (".py", ".toml") or path.name == "LICENSE"
     }
-    files[Path("tests", f"test_{module}.py")] = _TEST
-    files[Path("README.md")] = _README.format(name=name, module=module, folder=place.resolve().name)
-    try:
-        if place.exists() and (not place.is_dir() or any(place.iterdir())):
-            raise ConfigurationError(
-                f"{place} is there already and is not an empty folder; choose another: --dir DIR"
-            )
-        return [_written(place, path, text, names) for path, text in files.items()]
-    except OSError as error:
-        raise ConfigurationError(f"{error.filename or place} cannot be written: {error.strerror}") from error
-
-
-def _written(place: Path, path: Path, text: str, names: dict[str, str]) -> Path:
-    target = place / _renamed(str(path), names)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(_renamed(text, names), encoding="utf-8")
-    return target
+    files[f"tests/test_{module}.py"] = _TEST
+    files["README.md"] = _README.format(name=name, module=module, folder=place.resolve().name)
+    return write_package(
+        place, {_renamed(path, names): _renamed(text, names) for path, text in files.items()}
+    )
 
 
 def _renamed(text: str, names: dict[str, str]) -> str:
