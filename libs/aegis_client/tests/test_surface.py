@@ -172,6 +172,7 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
             seed=0,
             engine="in_process",
             virtual_nodes=10,
+            evaluation="central",
         )
         cancelled = client.training.cancel(run.name)
 
@@ -185,6 +186,7 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
     assert sent.training_run.engine == fl.TrainingRun.ENGINE_IN_PROCESS
     assert (sent.training_run.virtual_nodes, sent.training_run.seed) == (10, 0)
     assert sent.training_run.HasField("seed")
+    assert sent.training_run.evaluation == fl.TrainingRun.EVALUATION_CENTRAL
     asked = fl.Aggregation(strategy="Krum", fraction=0.5, quorum=5, max_update_ratio=0)
     asked.parameters["num_malicious_nodes"] = 1
     asked.round_timeout.FromSeconds(90)

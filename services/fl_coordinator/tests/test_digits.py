@@ -69,7 +69,7 @@ def run_digits(digits: Any, folder: Path) -> bytes:
     network_of = digits.server_app.network_of
     spec = AppSpec(
         initial=ArrayRecord(digits.task.Network().state_dict()),
-        evaluate=lambda arrays: digits.task.score(network_of(arrays)),
+        evaluate=lambda arrays: digits.task.score(network_of(arrays), *digits.task.held_out()),
         export=lambda arrays: ExportedArrays(
             digits.export.to_onnx(network_of(arrays)), digits.export.describe()
         ),

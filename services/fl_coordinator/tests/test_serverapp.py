@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from flwr.serverapp.strategy import FedMedian
 
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis_fl_coordinator.domain.errors import UnknownSchema
+from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.flower import SERVERAPP_DIR_VARIABLE
 from aegis_fl_coordinator.runfile import CHECKPOINTS, BrokenRunFile, RunFile, run_folder
 from aegis_fl_coordinator.serverapp import AppSpec, ExportedArrays, checkpoint
-from aegis_fl_coordinator.serverapp.entry import train
+from aegis_fl_coordinator.serverapp.entry import NoMeasure, train
 from aegis_fl_coordinator.serverapp.link import FileLink, RunStopped
 from aegis_fl_coordinator.serverapp.mixin import NoResults
 from aegis_fl_coordinator.testing.grid import FIRST_NODE, LocalGrid
@@ -70,8 +72,11 @@ def spec(**changed: object) -> AppSpec:
     return AppSpec(**(values | changed))  # type: ignore[arg-type]
 
 
-def run_file(folder: Path, *, rounds: int = 3, min_nodes: int = 3, nodes: dict[int, str] = NODES) -> Path:
-    RunFile("r1", rounds, min_nodes, "00-" + "1" * 32 + "-" + "2" * 16 + "-01", nodes, None).write(folder)
+def run_file(
+    folder: Path, *, rounds: int = 3, min_nodes: int = 3, nodes: dict[int, str] = NODES, **changed: Any
+) -> Path:
+    trace = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+    RunFile("r1", rounds, min_nodes, trace, nodes, None, **changed).write(folder)
     return folder
 
 
@@ -174,13 +179,63 @@ def test_any_strategy_of_flower_can_be_coordinated(tmp_path: Path) -> None:
     assert [report.metrics["mean"] for report in link.reports] == [1.0, 2.0]
 
 
-def test_federated_evaluation_is_reported_beside_the_servers(tmp_path: Path) -> None:
+def measuring_app(*, failing: int = 0) -> ClientApp:
+    """Return an adding app whose nodes measure a loss of 0.25; node *failing* raises instead."""
     app = adding_app()
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
+        if context.node_id == failing:
+            raise RuntimeError("no test set")
         metrics = MetricRecord({"num-examples": 10, "loss": 0.25})
         return Message(content=RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "measured"),
+    [
+        (Evaluation.APP, {"mean"}),
+        (Evaluation.FEDERATED, {"federated_loss"}),
+        (Evaluation.CENTRAL, {"mean"}),
+        (Evaluation.NONE, set()),
+    ],
+)
+def test_the_run_says_who_measures(tmp_path: Path, evaluation: Evaluation, measured: set[str]) -> None:
+    link = Notes()
+
+    train(LocalGrid(measuring_app(), 3), run_file(tmp_path, rounds=1, evaluation=evaluation), spec(), link)
+
+    assert link.reports[0].metrics.keys() == measured | {"train_loss"}
+    assert json.loads((tmp_path / "model.json").read_text())["metrics"].keys() == measured
+
+
+def test_nodes_that_cannot_measure_are_named_and_the_round_counts(tmp_path: Path) -> None:
+    link = Notes()
+    folder = run_file(tmp_path, rounds=1, evaluation=Evaluation.FEDERATED)
+
+    train(LocalGrid(measuring_app(failing=FIRST_NODE), 3), folder, spec(), link)
+
+    failure = link.reports[0].node_failures[0]
+    assert (link.reports[0].node_results, failure.node) == (3, "nodes/site-1")
+    assert failure.message.startswith("evaluation: ")
+    assert "no test set" in failure.message
+    assert link.reports[0].metrics["federated_loss"] == 0.25
+
+
+def test_an_app_that_cannot_measure_centrally_is_refused_before_its_first_round(tmp_path: Path) -> None:
+    link = Notes()
+    folder = run_file(tmp_path, evaluation=Evaluation.CENTRAL)
+
+    with pytest.raises(NoMeasure, match="no `evaluate` in its AppSpec"):
+        train(LocalGrid(adding_app(), 3), folder, spec(evaluate=None), link)
+
+    assert link.asked == []
+
+
+def test_federated_evaluation_is_reported_beside_the_servers(tmp_path: Path) -> None:
+    app = measuring_app()
 
     from flwr.serverapp.strategy import FedAvg
 
@@ -222,16 +277,16 @@ def test_a_run_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_run_file_of_another_schema_version_is_refused_by_number(tmp_path: Path) -> None:
     path = run_file(tmp_path) / "run.json"
-    path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 5'))
+    path.write_text(path.read_text().replace('"schema_version": 4', '"schema_version": 5'))
 
-    with pytest.raises(UnknownSchema, match="has schema version 5; this reader knows 1 to 3"):
+    with pytest.raises(UnknownSchema, match="has schema version 5; this reader knows 1 to 4"):
         RunFile.read(tmp_path)
 
 
 def test_a_run_file_of_the_schema_version_before_is_read(tmp_path: Path) -> None:
     path = run_file(tmp_path) / "run.json"
     record = json.loads(path.read_text()) | {"schema_version": 1}
-    for added in ("aggregation", "seed", "virtual", "privacy"):
+    for added in ("aggregation", "seed", "virtual", "privacy", "evaluation"):
         del record[added]
     path.write_text(json.dumps(record))
 

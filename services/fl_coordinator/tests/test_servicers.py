@@ -85,6 +85,13 @@ async def test_a_request_id_makes_one_run(coordinate: Coordinate) -> None:
             {"privacy": pb.Privacy(local_noise=pb.LocalNoise(clipping_norm=1))},
             ("INVALID_ARGUMENT", "INVALID_REQUEST"),
         ),
+        (
+            {
+                "evaluation": Run.EVALUATION_FEDERATED,
+                "privacy": pb.Privacy(local_noise=pb.LocalNoise(clipping_norm=1, noise_multiplier=1)),
+            },
+            ("INVALID_ARGUMENT", "INVALID_RUN_CONFIG"),
+        ),
         ({"rounds": 10_001}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),
     ],
 )

@@ -52,6 +52,7 @@ def _create(
     local_noise: LocalNoise | None = None,
     engine: str = "",
     virtual_nodes: int = 0,
+    evaluation: str = "",
     zone: str = "",
     max_intensity: float | None = None,
     max_wait: float | timedelta | None = None,
@@ -87,6 +88,8 @@ def _create(
         engine: `deployment` (nodes at the sites) or `in_process` (virtual nodes beside the coordinator); if
             empty, at the sites.
         virtual_nodes: Nodes of a run in process, up to 10000; 0 means `min_nodes`.
+        evaluation: Who measures the model after each round: `federated` (the nodes), `central` (the app's
+            server part) or `none`; if empty, as the app has it.
         zone: Grid zone that counts; if empty, those of the nodes and the coordinator, by their power.
         max_intensity: Highest intensity at which a round starts, in gCO2e/kWh; None means the zone's own.
         max_wait: Longest wait before one round, in seconds, up to 7 days; None means 1 h.
@@ -100,7 +103,7 @@ def _create(
         timeout: Deadline of the call, in seconds.
 
     Raises:
-        UsageError: A value cannot be sent, or the engine is neither of the two.
+        UsageError: A value cannot be sent, or engine or evaluation is none of those.
         NotFound: Reason `UNKNOWN_APP`.
         InvalidArgument: Reason `INVALID_RUN_CONFIG`; `violations` names each field.
         AlreadyExists: Reason `REQUEST_ID_REUSED`.
@@ -137,6 +140,7 @@ def _create(
         ),
         seed=seed,
         privacy=_privacy(epsilon_budget, delta, local_noise),
+        evaluation=_evaluation(evaluation),
     )
     request = pb.CreateTrainingRunRequest(training_run=run, request_id=request_id or str(uuid.uuid4()))
     return Operation(CREATE, request, read_answer, timeout)
@@ -156,6 +160,12 @@ def _engine(name: str) -> pb.TrainingRun.Engine.ValueType:
     if not name:
         return pb.TrainingRun.ENGINE_UNSPECIFIED
     return pb.TrainingRun.Engine.ValueType(enum_value(pb.TrainingRun.Engine, name, "engine"))
+
+
+def _evaluation(name: str) -> pb.TrainingRun.Evaluation.ValueType:
+    if not name:
+        return pb.TrainingRun.EVALUATION_UNSPECIFIED
+    return pb.TrainingRun.Evaluation.ValueType(enum_value(pb.TrainingRun.Evaluation, name, "evaluation"))
 
 
 def _get(name: str, *, timeout: float | None = None) -> Operation[TrainingRun]:

@@ -124,6 +124,7 @@ class TrainingRun:
         engine: Where the nodes are: `DEPLOYMENT` (at the sites) or `IN_PROCESS` (beside the coordinator).
         virtual_nodes: Nodes of a run in process; 0 for a run at the sites.
         seed: Of what the run draws, or None.
+        evaluation: Who measures: `FEDERATED`, `CENTRAL` or `NONE`; `UNSPECIFIED` is as the app has it.
         latest_start_time: When a round that waits for the grid starts at the latest; else None.
         pause: Who paused it and since when, in the states `PAUSING` and `PAUSED`; else None.
     """
@@ -152,6 +153,7 @@ class TrainingRun:
     privacy: Privacy
     pause: Pause | None
     latest_start_time: datetime | None
+    evaluation: str = "UNSPECIFIED"
 
     @property
     def ended(self) -> bool:
@@ -228,6 +230,7 @@ def _read_run(run: pb.TrainingRun) -> TrainingRun:
         carbon_policy=_read_policy(run.carbon_policy),
         privacy=_read_privacy(run.privacy),
         latest_start_time=moment(run, "latest_start_time"),
+        evaluation=enum_name(pb.TrainingRun.Evaluation, run.evaluation),
         pause=_read_pause(run.pause) if run.HasField("pause") else None,
     )
 

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from aegis_common.errors import AegisError
 from aegis_fl_coordinator.domain.errors import UnknownSchema
+from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.domain.privacy import LocalNoise, Privacy
 from aegis_fl_coordinator.domain.strategies import Aggregation
 from aegis_fl_coordinator.flower import SERVERAPP_DIR_VARIABLE
 
-SCHEMA_VERSION: Final = 3
-_READABLE: Final = frozenset({1, 2, 3})
+SCHEMA_VERSION: Final = 4
+_READABLE: Final = frozenset({1, 2, 3, 4})
 RUN_KEY: Final = "aegis-run"
 """Key of the run config that carries the run's id; every app declares it. It is a name, not a secret."""
 TOKEN_FILE: Final = "token"  # noqa: S105  # a file name
@@ -64,6 +65,7 @@ class RunFile:
         seed: Of what the run draws; None for a run that need not repeat.
         virtual: True when the nodes are virtual ones in processes of this machine.
         privacy: What the run may spend of its nodes' privacy.
+        evaluation: Who measures the model after each round.
     """
 
     run_id: str
@@ -76,6 +78,7 @@ class RunFile:
     seed: int | None = None
     virtual: bool = False
     privacy: Privacy = field(default_factory=Privacy)
+    evaluation: Evaluation = Evaluation.APP
 
     @property
     def name(self) -> str:
@@ -111,6 +114,7 @@ class RunFile:
             if privacy.get("local"):
                 privacy["local"] = LocalNoise(**privacy["local"])
             record["privacy"] = Privacy(**privacy)
+            record["evaluation"] = Evaluation(record.get("evaluation", Evaluation.APP))
             return cls(**record)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BrokenRunFile(f"{folder / _RUN_FILE} cannot be read: {error!r}") from error

@@ -17,6 +17,7 @@ from aegis_common.errors import ConfigurationError
 from aegis_fl_coordinator.adapters.flower_control import app_config, build_bundle
 from aegis_fl_coordinator.apps import BUNDLED
 from aegis_fl_coordinator.domain.errors import RunFailed
+from aegis_fl_coordinator.domain.evaluation import Evaluation, check_evaluation
 from aegis_fl_coordinator.domain.nodes import virtual_nodes
 from aegis_fl_coordinator.domain.ports import AppBundle
 from aegis_fl_coordinator.domain.privacy import Privacy, check_privacy
@@ -42,6 +43,7 @@ class Simulation:
         seed: The same one gives the same model.
         workers: Client processes; 0 for one for each core.
         privacy: What the run may spend of its nodes' privacy.
+        evaluation: Who measures the model after each round.
     """
 
     app: str
@@ -52,6 +54,7 @@ class Simulation:
     seed: int = 0
     workers: int = 0
     privacy: Privacy = field(default_factory=Privacy)
+    evaluation: Evaluation = Evaluation.APP
 
 
 class Running:
@@ -107,6 +110,7 @@ def simulated(wanted: Simulation, folder: Path | None = None) -> Iterator[Runnin
     config = checked_config(wanted.config, AppBundle(source.name, b"", "", declared))
     aggregation = checked(wanted.aggregation, nodes=wanted.nodes)
     check_privacy(aggregation, wanted.privacy, rounds=wanted.rounds)
+    check_evaluation(wanted.evaluation, aggregation, wanted.privacy)
     bundle = build_bundle(source)
     with tempfile.TemporaryDirectory(prefix="aegis-fl-") as temporary:
         place = Path(temporary, "run") if folder is None else folder.resolve()
@@ -124,6 +128,7 @@ def simulated(wanted: Simulation, folder: Path | None = None) -> Iterator[Runnin
             wanted.seed,
             virtual=True,
             privacy=wanted.privacy,
+            evaluation=wanted.evaluation,
         ).write(place)
         # An app of Flower's own making does not declare the key, and does not miss it.
         own = {RUN_KEY: place.name} if RUN_KEY in declared else {}

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from aegis_client.training_forms import LocalNoise
 
 
+class Evaluation(StrEnum):
+    FEDERATED = "federated"
+    CENTRAL = "central"
+    NONE = "none"
+
+
 class Engine(StrEnum):
     DEPLOYMENT = "deployment"
     IN_PROCESS = "in-process"
@@ -89,6 +95,12 @@ def run(
         int | None,
         typer.Option(min=1, max=10_000, help="Nodes of a run in process. Default: as --min-nodes."),
     ] = None,
+    evaluation: Annotated[
+        Evaluation | None,
+        typer.Option(
+            help="Who measures each round: the nodes, the app's server part, nobody. Default: the app's."
+        ),
+    ] = None,
     zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
     max_intensity: Annotated[
         float | None,
@@ -141,6 +153,7 @@ def run(
             local_noise=_local_noise(local_noise),
             engine=engine,
             virtual_nodes=virtual_nodes or 0,
+            evaluation=evaluation or "",
             zone=zone,
             max_intensity=max_intensity,
             max_wait=duration_s(max_wait, "--max-wait"),

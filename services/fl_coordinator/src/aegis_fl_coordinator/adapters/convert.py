@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -12,6 +13,7 @@ from aegis.fl.v1 import node_service_pb2 as node_pb
 from aegis.fl.v1 import training_service_pb2 as pb
 from aegis_common.rpc.times import duration, timestamp
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
+from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy, RoundForecast
 from aegis_fl_coordinator.domain.nodes import NodeStatus
 from aegis_fl_coordinator.domain.privacy import DELTA, LocalNoise, Privacy
@@ -25,6 +27,14 @@ from aegis_fl_coordinator.domain.rounds import (
 )
 from aegis_fl_coordinator.domain.run import ConfigValue, EngineKind, Pause, RunSpec, TrainingRun
 from aegis_fl_coordinator.domain.strategies import Aggregation
+
+_EVALUATIONS: Final = {
+    pb.TrainingRun.EVALUATION_UNSPECIFIED: Evaluation.APP,
+    pb.TrainingRun.EVALUATION_FEDERATED: Evaluation.FEDERATED,
+    pb.TrainingRun.EVALUATION_CENTRAL: Evaluation.CENTRAL,
+    pb.TrainingRun.EVALUATION_NONE: Evaluation.NONE,
+}
+_EVALUATION_VALUES: Final = {evaluation: value for value, evaluation in _EVALUATIONS.items()}
 
 
 def spec_from(message: pb.TrainingRun) -> RunSpec:
@@ -49,6 +59,7 @@ def spec_from(message: pb.TrainingRun) -> RunSpec:
         aggregation=_aggregation_from(message.aggregation),
         seed=message.seed if message.HasField("seed") else None,
         privacy=_privacy_from(message.privacy),
+        evaluation=_EVALUATIONS[message.evaluation],
     )
 
 
@@ -96,7 +107,7 @@ def _config_from(struct: Struct, field: str) -> dict[str, ConfigValue]:
 def asked(message: pb.TrainingRun) -> str:
     """Return the canonical text of what a caller may set in a run."""
     asked_for = pb.TrainingRun()
-    for field in ("app", "rounds", "min_nodes", "model", "engine", "virtual_nodes"):
+    for field in ("app", "rounds", "min_nodes", "model", "engine", "virtual_nodes", "evaluation"):
         setattr(asked_for, field, getattr(message, field))
     if message.HasField("seed"):
         asked_for.seed = message.seed
@@ -134,6 +145,7 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         aggregation=_aggregation_message(spec.aggregation),
         seed=spec.seed,
         privacy=_privacy_message(spec.privacy),
+        evaluation=_EVALUATION_VALUES[spec.evaluation],
         pause=_pause_message(run.pause) if run.pause else None,
     )
     if spec.config:

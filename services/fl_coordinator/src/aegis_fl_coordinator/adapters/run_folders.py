@@ -48,6 +48,7 @@ class VolumeFolders:
             run.spec.seed,
             virtual=run.spec.engine is EngineKind.IN_PROCESS,
             privacy=run.spec.privacy,
+            evaluation=run.spec.evaluation,
         )
         if token is None and self._written.get(run.run_id) == file:
             return

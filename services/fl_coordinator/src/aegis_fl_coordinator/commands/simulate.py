@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Run a training app over virtual nodes on this machine.", add_completion=False)
 
 
+class Evaluation(StrEnum):
+    """Who measures after each round."""
+
+    APP = "app"
+    FEDERATED = "federated"
+    CENTRAL = "central"
+    NONE = "none"
+
+
 class Output(StrEnum):
     """Forms of the answer."""
 
@@ -45,6 +54,9 @@ def simulate(
             help="Each node clips its update to this norm and adds noise of so many times twice the norm.",
         ),
     ] = None,
+    evaluation: Annotated[
+        Evaluation, typer.Option(help="Who measures after each round; app: as the app has it.")
+    ] = Evaluation.APP,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Client processes. 0: one for each core.")] = 0,
     config: Annotated[
@@ -60,6 +72,7 @@ def simulate(
     ] = Output.TEXT,
 ) -> None:
     """Train and print each round. The app runs as you, on this machine."""
+    from aegis_fl_coordinator.domain import evaluation as domain
     from aegis_fl_coordinator.domain.privacy import LocalNoise, Privacy
     from aegis_fl_coordinator.domain.strategies import Aggregation
     from aegis_fl_coordinator.simulation import Simulation, simulated
@@ -77,6 +90,7 @@ def simulate(
         seed=seed,
         workers=workers,
         privacy=Privacy(local=LocalNoise(*local_noise) if local_noise else None),
+        evaluation=domain.Evaluation(evaluation),
     )
     with simulated(wanted, folder) as run:
         for report in run.rounds():

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final
 
 from aegis_fl_coordinator.domain.errors import RunEnded, RunNotPausable, RunNotResumable
+from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.domain.gate import CarbonPolicy
 from aegis_fl_coordinator.domain.privacy import Privacy
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
@@ -69,6 +70,7 @@ class RunSpec:
         aggregation: How updates become the next model.
         seed: Of what the run draws; None for a run that need not repeat.
         privacy: What the run may spend of its nodes' privacy.
+        evaluation: Who measures the model after each round.
     """
 
     app: str
@@ -82,6 +84,7 @@ class RunSpec:
     aggregation: Aggregation = field(default_factory=Aggregation)
     seed: int | None = None
     privacy: Privacy = field(default_factory=Privacy)
+    evaluation: Evaluation = Evaluation.APP
 
 
 @dataclass(frozen=True, slots=True)

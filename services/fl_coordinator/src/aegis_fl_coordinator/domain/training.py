@@ -14,6 +14,7 @@ from aegis_common.clock import Clock
 from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig, RunNotResumable
+from aegis_fl_coordinator.domain.evaluation import check_evaluation
 from aegis_fl_coordinator.domain.ports import AppBundle, RunStore
 from aegis_fl_coordinator.domain.privacy import check_privacy
 from aegis_fl_coordinator.domain.rounds import RoundReport
@@ -77,7 +78,8 @@ class Training:
             UnknownApp: No such app is installed.
             AppNotApproved: Its digest is not approved.
             InvalidRunConfig: A key is not one of the app's, or its value is of another type; or the
-                aggregation cannot be, or not with so few nodes; or its privacy cannot be kept.
+                aggregation cannot be, or not with so few nodes; or its privacy cannot be kept, or its
+                evaluation would break it.
             EngineNotEnabled: Runs in process are not allowed here.
             RequestIdReused: The id came with another request before.
         """
@@ -90,6 +92,7 @@ class Training:
         )
         spec = replace(spec, aggregation=checked(spec.aggregation, nodes=spec.min_nodes))
         check_privacy(spec.aggregation, spec.privacy, rounds=spec.rounds)
+        check_evaluation(spec.evaluation, spec.aggregation, spec.privacy)
         if spec.engine is EngineKind.IN_PROCESS:
             self._check_in_process()
         now = self._clock()

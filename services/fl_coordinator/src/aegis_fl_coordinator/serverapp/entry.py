@@ -12,6 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.runfile import (
     CHECKPOINTS,
     DESCRIPTION_FILE,
@@ -24,9 +25,13 @@ from aegis_fl_coordinator.runfile import (
 from aegis_fl_coordinator.serverapp.grid import FastGrid
 from aegis_fl_coordinator.serverapp.link import Link, link_for
 from aegis_fl_coordinator.serverapp.mixin import Coordinated, Evaluate, Remembering
-from aegis_fl_coordinator.serverapp.strategies import make_strategy
+from aegis_fl_coordinator.serverapp.strategies import evaluating, make_strategy
 
 DESCRIPTION_VERSION: Final = 1
+
+
+class NoMeasure(Exception):
+    """The run wants the app's server part to measure the model, and it has nothing to do so with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,19 @@ def run_coordinated(grid: Grid, context: Context, spec: AppSpec) -> None:
 
 
 def train(grid: Grid, folder: Path, spec: AppSpec, link: Link) -> None:
-    """Run *spec* for the run whose file lies in *folder*, over any grid and link."""
+    """Run *spec* for the run whose file lies in *folder*, over any grid and link.
+
+    Raises:
+        RunStopped: The coordinator wants the run to end.
+        NoMeasure: The run's evaluation is central, and *spec* has no `evaluate`.
+        UnusableStrategy: The strategy cannot be made, or cannot evaluate as the run asks.
+    """
     run = RunFile.read(folder)
+    if run.evaluation is Evaluation.CENTRAL and spec.evaluate is None:
+        raise NoMeasure(
+            "the run's evaluation is central, and the app's server part has no `evaluate` in its AppSpec; "
+            "give it one, or choose the evaluation federated or none"
+        )
 
     def nodes() -> Mapping[int, str]:
         # Read anew: nodes come and go while a run goes on.
@@ -88,13 +104,14 @@ def train(grid: Grid, folder: Path, spec: AppSpec, link: Link) -> None:
 
     aggregation = run.aggregation
     timeout = aggregation.round_timeout or spec.round_timeout
+    made = make_strategy(aggregation, min_nodes=run.min_nodes, own=spec.strategy)
     strategy = Coordinated(
-        make_strategy(aggregation, min_nodes=run.min_nodes, own=spec.strategy),
+        evaluating(made, aggregation) if run.evaluation is Evaluation.FEDERATED else made,
         run=run,
         link=link,
         checkpoints=folder / CHECKPOINTS,
         node_name=lambda node: nodes().get(node, ""),
-        evaluate=spec.evaluate,
+        evaluate=spec.evaluate if run.evaluation.asks_server else None,
         round_timeout=timeout,
         nodes=grid if isinstance(grid, Remembering) else None,
     )

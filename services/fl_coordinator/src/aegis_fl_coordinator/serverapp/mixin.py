@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from aegis.fl.v1 import training_service_pb2 as training_pb
 from aegis_fl_coordinator.runfile import RunFile
 from aegis_fl_coordinator.serverapp import checkpoint
-from aegis_fl_coordinator.serverapp.grid import PatientGrid
+from aegis_fl_coordinator.serverapp.grid import NotEnoughNodes, PatientGrid
 from aegis_fl_coordinator.serverapp.link import Link
 from aegis_fl_coordinator.serverapp.meter import Meter
 from aegis_fl_coordinator.serverapp.privacy import Accountant
@@ -88,7 +88,7 @@ class Coordinated(Strategy):
         self.done = 0
         """Rounds that were done before this process began."""
         self.metrics: Mapping[str, float] = {}
-        """What `evaluate` said of the newest model."""
+        """What was measured of the newest model: by `evaluate`, or where there is none by the nodes."""
 
     def resume(self) -> ArrayRecord | None:
         """Go back to the newest checkpoint and return its model, or None when there is none.
@@ -148,22 +148,38 @@ class Coordinated(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        if self._privacy.local:
-            return []  # what nodes measured would leave them without noise
+        if not self._asks_nodes:
+            return []
         patient = PatientGrid(grid, patience=self._round_timeout)
-        messages = list(self._inner.configure_evaluate(self.done + server_round, arrays, config, patient))
+        try:
+            messages = list(self._inner.configure_evaluate(self.done + server_round, arrays, config, patient))
+        except NotEnoughNodes as error:
+            # The round is trained: a measurement that cannot be had must not undo it.
+            self._report.node_failures.add(message=f"evaluation: {error}")
+            return []
         self._meter.sent(messages)
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         received = sorted(replies, key=self._order)
-        if self._privacy.local:
+        if not self._asks_nodes:
             return None
         self._meter.received(received)
+        for reply in received:
+            if reply.has_error():
+                node = self._named(self._meter.node(reply))
+                self._report.node_failures.add(node=node, message=f"evaluation: {_reason(reply)}")
         metrics = self._inner.aggregate_evaluate(self.done + server_round, received)
         for name, value in _numbers(metrics).items():
             self._report.metrics[f"federated_{name}"] = value
+        if self._evaluate is None:
+            self.metrics = {f"federated_{name}": value for name, value in _numbers(metrics).items()}
         return metrics
+
+    @property
+    def _asks_nodes(self) -> bool:
+        """True when nodes measure: with differential privacy that would leave them without noise."""
+        return self._run.evaluation.asks_nodes and not (self._privacy.local or self._privacy.central)
 
     def summary(self) -> None:
         self._inner.summary()

@@ -93,6 +93,25 @@ def _with_fraction(strategy: Strategy, asked: Aggregation) -> Strategy:
     return strategy
 
 
+def evaluating(strategy: Strategy, asked: Aggregation) -> Strategy:
+    """Return *strategy*, asking as many nodes to measure as it asks to train.
+
+    One that samples nodes its own way asks whom it asks.
+
+    Raises:
+        UnusableStrategy: Its noise would not cover what they measure.
+    """
+    known = KNOWN.get(type(strategy).__name__)
+    if known is not None and known.wraps:
+        raise UnusableStrategy(
+            f"{type(strategy).__name__} and an evaluation by the nodes: what they measure has no noise"
+        )
+    target = innermost(strategy)
+    if hasattr(target, "fraction_evaluate"):
+        target.fraction_evaluate, target.min_evaluate_nodes = asked.fraction or 1.0, 1  # type: ignore[attr-defined]
+    return strategy
+
+
 def innermost(strategy: Strategy) -> Strategy:
     """Return the strategy that does the averaging, below the ones that wrap it."""
     while isinstance(inner := getattr(strategy, "strategy", None), Strategy):

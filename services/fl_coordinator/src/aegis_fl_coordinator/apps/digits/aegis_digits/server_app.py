@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from aegis_digits.export import describe, to_onnx
-from aegis_digits.task import Network, score
+from aegis_digits.task import Network, held_out, score
 from aegis_fl_coordinator.serverapp import AppSpec, ExportedArrays, run_coordinated
 
 app = ServerApp()
@@ -26,7 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     torch.manual_seed(int(context.run_config["seed"]))
     spec = AppSpec(
         initial=ArrayRecord(Network().state_dict()),
-        evaluate=lambda arrays: score(network_of(arrays)),
+        evaluate=lambda arrays: score(network_of(arrays), *held_out()),
         export=lambda arrays: ExportedArrays(to_onnx(network_of(arrays)), describe()),
         train_config={key: context.run_config[key] for key in ("seed", "learning-rate", "local-epochs")},
     )
