@@ -57,6 +57,15 @@ def test_limits_that_no_child_could_live_with_are_refused(limits: dict[str, Any]
         WorkerLimits(**limits)
 
 
+async def test_a_parameter_says_what_it_takes() -> None:
+    def shout(text: str, loud) -> str:  # type: ignore[no-untyped-def]  # that is what is refused
+        return f"{text}{loud}"
+
+    async with AgentManager() as manager:
+        with pytest.raises(InvalidTool, match=r"shout: parameter 'loud' has no type hint; .*loud: Any"):
+            manager.register_tool("shout", shout)
+
+
 def test_a_decorator_needs_no_brackets() -> None:
     def plain(text: str) -> str:
         return text

@@ -49,7 +49,8 @@ class Signature:
         """Read the type hints of *function*.
 
         Raises:
-            InvalidTool: A parameter cannot be passed by name, or the context is of the wrong kind.
+            InvalidTool: A parameter cannot be passed by name or has no type hint, or the context is of the
+                wrong kind.
         """
         name = getattr(function, "__qualname__", repr(function))
         signature = inspect.signature(function)
@@ -59,6 +60,13 @@ class Signature:
                     f"function {name}: parameter {parameter.name!r} cannot be passed by name", function=name
                 )
         hints = get_type_hints(function, include_extras=True)
+        if bare := [parameter for parameter in signature.parameters if parameter not in hints]:
+            raise InvalidTool(
+                f"function {name}: parameter {bare[0]!r} has no type hint; write what it takes, "
+                f"{bare[0]}: str for example, or {bare[0]}: Any for anything",
+                function=name,
+                parameter=bare[0],
+            )
         result = hints.pop("return", Any)
         context = _context(name, hints, waits=is_async(function))
         streams, result = _result(function, result)
