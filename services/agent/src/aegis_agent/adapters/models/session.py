@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import onnxruntime
 
+from aegis_agent.adapters.models.runtime_messages import plain
 from aegis_agent.domain.inference import Signature, TensorSpec
 
 # its names come from an extension module without types
@@ -30,7 +31,6 @@ _DATATYPES: Final = {
 PROVIDERS: Final = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider"}
 """Names of the bundles' specification to onnxruntime's."""
 _SILENT: Final = 4
-_MESSAGE_LENGTH: Final = 500
 
 
 class Stopper:
@@ -86,7 +86,10 @@ class OnnxSession:
     def run(self, feeds: Mapping[str, Any], stopper: Stopper | None = None) -> list[Any]:
         """Return every output, in the signature's order; blocks, and lets other threads run meanwhile."""
         options = stopper.options if stopper is not None else None
-        outputs: list[Any] = self._session.run(self._names, feeds, options)
+        try:
+            outputs: list[Any] = self._session.run(self._names, feeds, options)
+        except Exception as error:
+            raise plain(error) from None
         return outputs
 
 
@@ -95,7 +98,10 @@ def _opened(model: bytes, options: Any, providers: Sequence[str]) -> tuple[str, 
     present = _ORT.get_available_providers()
     for name in providers:
         if PROVIDERS[name] in present:
-            session = _ORT.InferenceSession(model, sess_options=options, providers=[PROVIDERS[name]])
+            try:
+                session = _ORT.InferenceSession(model, sess_options=options, providers=[PROVIDERS[name]])
+            except Exception as error:
+                raise plain(error) from None
             # onnxruntime falls back by itself where a provider is built in and its device is missing
             if session.get_providers()[0] == PROVIDERS[name]:
                 return name, session
@@ -109,11 +115,6 @@ def _opened(model: bytes, options: Any, providers: Sequence[str]) -> tuple[str, 
 def available(provider: str) -> bool:
     """Return whether this process' onnxruntime has a provider; its device may be missing all the same."""
     return PROVIDERS[provider] in _ORT.get_available_providers()
-
-
-def brief(error: Exception) -> str:
-    """Return what onnxruntime says, without its own file names and codes."""
-    return str(error).rpartition(" : ")[2][:_MESSAGE_LENGTH] or type(error).__name__
 
 
 def _specs(items: Sequence[Any]) -> tuple[TensorSpec, ...]:
