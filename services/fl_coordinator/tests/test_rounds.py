@@ -169,18 +169,24 @@ async def test_a_dead_carbon_service_holds_nothing_up(
     assert not gate.HasField("threshold_g_per_kwh")
 
 
-async def test_an_unknown_zone_fails_the_run_and_says_which(
+async def test_an_unknown_zone_makes_no_run_and_one_that_goes_away_fails_it(
     coordinate: Coordinate, tmp_path: Path, carbon: Carbon
 ) -> None:
     engine = ScriptedEngine()
-    carbon.answer, carbon.failure = None, UnknownZone("zone zones/XX is unknown", zone="zones/XX")
+    unknown, policy = UnknownZone("zone zones/XX is unknown"), pb.CarbonPolicy(zone="zones/XX")
     async with coordinate(engine) as coordinator:
-        run = await start(coordinator, tmp_path, engine, carbon_policy=pb.CarbonPolicy(zone="zones/XX"))
+        carbon.answer, carbon.failure = None, unknown
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await create(await coordinator.as_account("sdk"), carbon_policy=policy)
+        carbon.failure = RuntimeError("no carbon")
+        run = await start(coordinator, tmp_path, engine, carbon_policy=policy)
+        carbon.failure = unknown
         app = await coordinator.as_account("fl-serverapp")
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await app.rounds.AwaitRound(ask(run), metadata=token(run, tmp_path))
         ended = await until_state(await coordinator.as_account("sdk"), run.name, Run.STATE_FAILED)
 
+    assert reason(refused.value) == ("NOT_FOUND", "UNKNOWN_ZONE")
     assert reason(error.value) == ("FAILED_PRECONDITION", "RUN_ENDED")
     assert ended.state_message == "zone zones/XX is unknown"
 

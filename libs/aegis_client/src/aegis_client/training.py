@@ -104,7 +104,7 @@ def _create(
 
     Raises:
         UsageError: A value cannot be sent, or engine or evaluation is none of those.
-        NotFound: Reason `UNKNOWN_APP`.
+        NotFound: Reason `UNKNOWN_APP`, or `UNKNOWN_ZONE` for the zone of its carbon policy.
         InvalidArgument: Reason `INVALID_RUN_CONFIG`; `violations` names each field.
         AlreadyExists: Reason `REQUEST_ID_REUSED`.
         FailedPrecondition: Reasons `APP_NOT_APPROVED`, `ENGINE_NOT_ENABLED`.

@@ -105,17 +105,17 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
             clock=utc_now,
             look=settings.look,
         )
+        gate = GrpcCarbonGate(carbon)
         training = Training(
             store=store,
             apps=apps,
+            gate=gate,
             changes=changes,
             clock=utc_now,
             defaults=Defaults(settings.num_rounds, settings.min_clients),
             check_in_process=in_process.check_enabled,
         )
-        admission = Admission(
-            store=store, gate=GrpcCarbonGate(carbon), nodes=nodes, changes=changes, clock=utc_now
-        )
+        admission = Admission(store=store, gate=gate, nodes=nodes, changes=changes, clock=utc_now)
         watcher = Watcher(store=store, changes=changes, clock=utc_now)
         server = await stack.enter_async_context(
             serving(

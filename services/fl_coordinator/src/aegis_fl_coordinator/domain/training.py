@@ -13,8 +13,9 @@ from typing import Final
 from aegis_common.clock import Clock
 from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
-from aegis_fl_coordinator.domain.errors import InvalidRunConfig, RunNotResumable
+from aegis_fl_coordinator.domain.errors import CarbonUnavailable, InvalidRunConfig, RunNotResumable
 from aegis_fl_coordinator.domain.evaluation import check_evaluation
+from aegis_fl_coordinator.domain.gate import CarbonGate
 from aegis_fl_coordinator.domain.ports import AppBundle, RunStore
 from aegis_fl_coordinator.domain.privacy import check_privacy
 from aegis_fl_coordinator.domain.rounds import RoundReport
@@ -53,6 +54,7 @@ class Training:
         *,
         store: RunStore,
         apps: Apps,
+        gate: CarbonGate,
         changes: Changes,
         clock: Clock,
         defaults: Defaults,
@@ -60,6 +62,7 @@ class Training:
     ) -> None:
         self._store = store
         self._apps = apps
+        self._gate = gate
         self._changes = changes
         self._clock = clock
         self._defaults = defaults
@@ -81,6 +84,7 @@ class Training:
                 aggregation cannot be, or not with so few nodes; or its privacy cannot be kept, or its
                 evaluation would break it.
             EngineNotEnabled: Runs in process are not allowed here.
+            UnknownZone: Its carbon policy names a zone that does not exist.
             RequestIdReused: The id came with another request before.
         """
         spec.carbon.check()
@@ -95,6 +99,7 @@ class Training:
         check_evaluation(spec.evaluation, spec.aggregation, spec.privacy)
         if spec.engine is EngineKind.IN_PROCESS:
             self._check_in_process()
+        await self._check_zone(spec, creator)
         now = self._clock()
         run = TrainingRun(
             tenant=creator.tenant,
@@ -110,6 +115,24 @@ class Training:
             create_time=now,
         )
         return self._store.create_run(run, request_id=request_id, asked=asked)
+
+    async def _check_zone(self, spec: RunSpec, creator: Creator) -> None:
+        """Ask about the policy's zone, so that a wrong one is told at once; the answer does not count."""
+        policy = spec.carbon
+        if not policy.zone:
+            return
+        now = self._clock()
+        try:
+            await self._gate.check(
+                policy,
+                zone=policy.zone,
+                duration=policy.round_duration(()),
+                latest=policy.latest_start(now, ())[0],
+                principal=creator.principal,
+                traceparent=creator.traceparent,
+            )
+        except CarbonUnavailable:
+            return  # every round asks again
 
     def get(self, tenant: str, run_id: str) -> TrainingRun:
         """Return a run.
