@@ -59,7 +59,7 @@ def test_tools_are_listed_described_and_run(aegis: Aegis, tmp_path: Path) -> Non
     assert aegis("tools", "describe", "echo") == 0
     assert '"maxProperties": 3' in aegis.out
 
-    assert aegis("tools", "run", "echo", "--arg", "n=3", "--arg", "text=hi you", "--arg", 'id="7"') == 0
+    assert aegis("tools", "run", "echo", "--json", '{"n": 3}', "--arg", "text=hi you", "--arg", 'id="7"') == 0
     assert json.loads(aegis.out) == {"n": 3, "text": "hi you", "id": "7"}
     assert "warning: an echo" in aegis.err
 
@@ -195,6 +195,7 @@ def test_an_error_is_json_where_the_answer_would_be(aegis: Aegis) -> None:
         (["tools", "run", "echo", "--arg", "novalue"], "--arg 'novalue' is not NAME=VALUE"),
         (["tools", "run", "echo", "--file", "a=/no/such"], "file /no/such cannot be read"),
         (["tools", "run", "echo", "--json", "/no/such"], "--json /no/such cannot be read"),
+        (["tools", "run", "echo", "--json", '{"a": }'], '--json {"a": } is not JSON'),
         (["carbon", "check", "GB", "--on-missing", "maybe"], "'maybe' is not one of run_now, wait"),
         (["--profile", "none", "tools", "list"], "no profile 'none'"),
         (["nope"], "there is no command 'nope'"),

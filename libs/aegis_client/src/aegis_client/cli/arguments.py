@@ -19,7 +19,12 @@ ArgumentOption = Annotated[
     ),
 ]
 JsonOption = Annotated[
-    str, typer.Option("--json", metavar="FILE|-", help="A JSON object of arguments, from a file or stdin.")
+    str,
+    typer.Option(
+        "--json",
+        metavar="JSON|FILE|-",
+        help="A JSON object of arguments: as it is ('{...}'), from a file, or from stdin.",
+    ),
 ]
 FileOption = Annotated[
     list[str] | None,
@@ -65,7 +70,9 @@ def json_or_text(text: str) -> Any:
 
 
 def json_object(source: str) -> dict[str, Any]:
-    """Return the JSON object in a file, or on stdin for `-`; an empty one for an empty name.
+    """Return the JSON object that *source* is, names a file of, or has on stdin for `-`; `{}` for nothing.
+
+    What begins with `{` is the object itself; `./{name` still is a file.
 
     Raises:
         UsageError: There is none.
@@ -73,7 +80,10 @@ def json_object(source: str) -> dict[str, Any]:
     if not source:
         return {}
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        if source.lstrip().startswith("{"):
+            text = source
+        else:
+            text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
         value = json.loads(text)
     except OSError as error:
         raise UsageError(f"--json {source} cannot be read: {error.strerror}") from error

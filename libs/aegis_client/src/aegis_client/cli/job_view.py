@@ -52,8 +52,8 @@ class PlainLines:
     def show(self, event: JobEvent) -> None:
         line = event_line(event)
         if event.job is not None:
-            if event.kind == "end" and line == self._state:
-                return  # the job's last state was told already
+            if line == self._state:
+                return  # told already: before a reconnect, or as the job's last state
             self._state = line
         if line:
             typer.echo(line, err=True)
