@@ -95,7 +95,7 @@ def test_a_malformed_key_of_a_map_is_answered_in_words() -> None:
         (carbon.ResolveZoneRequest(country="Germany"), "at most 3 characters, not 7"),
         (
             plans.GetForecastRequest(zone="zones/-", horizon=Duration(seconds=864000)),
-            "to 604800s, not 864000s",
+            r"to 7 days \(604800s\), not 10 days \(864000s\)",
         ),
     ],
 )

@@ -114,6 +114,10 @@ def test_a_single_file_is_pushed_as_it_is(deployment: Deployment, folder: Path, 
     [
         (lambda folder: (folder / "model.onnx").unlink(), "model.onnx: is missing"),
         (lambda folder: (folder / "model.yaml").write_text(SPEC + "tusk: raw\n"), "tusk: is not known"),
+        (
+            lambda folder: (folder / "model.yaml").write_text(SPEC.replace("task: ", "task: other-")),
+            "is not one of 'image-classification', 'text-classification'",
+        ),
         (lambda folder: (folder / "model.yaml").write_text("name: [\n"), "model.yaml"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from aegis_common.patterns import fault
 _JSON: Final = frozenset(f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue"))
 _LARGE_BYTES: Final = 4096
 _PATTERN: Final = "string.pattern"
+_SECONDS: Final = re.compile(r"\b(\d+)s\b")
+_UNITS: Final = {86400: "day", 3600: "hour", 60: "minute"}
 
 
 class InvalidRequest(InvalidArgument):
@@ -111,6 +114,8 @@ def _what(violation: protovalidate.Violation) -> str:
     if broken.rule_id == _PATTERN:
         return fault(str(violation.field_value), str(violation.rule_value))
     text = broken.message or broken.rule_id
+    if broken.rule_id.startswith("duration."):
+        text = _SECONDS.sub(lambda found: _in_units(found[0], int(found[1])), text)
     given = _given(violation.field_value) if text.startswith("must be ") else ""
     return f"{text}, not {given}" if given else text
 
@@ -125,5 +130,15 @@ def _given(value: object) -> str:
         case str():
             return str(len(value))
         case Duration():
-            return f"{value.seconds + value.nanos / 1e9:g}s"
+            seconds = value.seconds + value.nanos / 1e9
+            return _in_units(f"{seconds:.10g}s", seconds)
     return ""
+
+
+def _in_units(text: str, seconds: float) -> str:
+    """Return `7 days (604800s)` for *text* `604800s`: in words, and as JSON has it."""
+    for unit, name in _UNITS.items():
+        count, rest = divmod(seconds, unit)
+        if count > 0 and not rest:
+            return f"{count:g} {name}{'' if count == 1 else 's'} ({text})"
+    return text

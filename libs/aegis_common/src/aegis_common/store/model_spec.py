@@ -353,6 +353,8 @@ def _fault(error: ValidationError) -> InvalidModelBundle:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "string_type" and isinstance(item["input"], int | float | bool):
         message = f"{item['input']!r} is no text; write it in quotes"
+    if item["type"] == "literal_error":
+        message = f"{item['input']!r:.80} is not one of {item['ctx']['expected']}"
     return InvalidModelBundle.at(SPEC_FILE, message[:300], field=field)
 
 
