@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from aegis_carbon.adapters.file import FileProvider
 from aegis_carbon.adapters.json_api import MAX_ANSWER_BYTES
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
 from aegis_carbon.adapters.series import read_series
@@ -39,12 +40,18 @@ def four_days(now: datetime, step: timedelta) -> list[Row]:
     return [Row(time, 120, time + step <= now) for time in times]
 
 
-@pytest.fixture(params=[*DIALECTS, "replay"])
+@pytest.fixture(params=[*DIALECTS, "file", "replay"])
 def provider(
     request: pytest.FixtureRequest, uk_api: UkApi, clock: ManualClock, tmp_path: Path
 ) -> IntensityProvider:
     if request.param == "replay":
         return ReplayProvider(read_series(PACKAGED), clock=clock)
+    if request.param == "file":
+        series = tmp_path / "series.csv"
+        lines = [f"{row.start.isoformat()},{row.value}" for row in four_days(clock.now, timedelta(hours=1))]
+        head = "# schema_version: 1\n# kind: actual\n# step_minutes: 60\ntime,X\n"
+        series.write_text(head + "\n".join(lines), "utf-8")
+        return FileProvider(series, clock=clock)
     dialect = DIALECTS[request.param]
     rows = four_days(clock.now, dialect.step)
     serve(uk_api, lambda request: Answer(dialect.written(rows, request)))

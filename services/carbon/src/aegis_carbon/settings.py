@@ -95,6 +95,8 @@ class IntensitySettings(BaseSettings):
     """Account and zones of the provider `watttime`, as JSON."""
     provider_options: dict[str, dict[str, Any]] = {}
     """What providers of other packages are to know, by name, as JSON; secrets are paths of files."""
+    file: Path | None = None
+    """CSV or JSON series of the provider `file`, which somebody keeps up to date."""
     replay_file: Path | None = None
     """CSV or JSON series of the provider `replay`. If omitted, the synthetic week of the package."""
     replay_speed: int = Field(default=1, ge=1, le=10_000)

@@ -16,7 +16,7 @@ from aegis_carbon.domain.intensity import LONGEST_SLOT, Signal
 from aegis_common.errors import ConfigurationError
 from aegis_common.settings import Seconds
 
-PROVIDERS: Final = ("uk", "electricity_maps", "watttime", "http", "replay")
+PROVIDERS: Final = ("uk", "electricity_maps", "watttime", "http", "file", "replay")
 """Those that come with the service."""
 GROUP: Final = "aegis.carbon.providers"
 """Entry points of those that come with other packages."""

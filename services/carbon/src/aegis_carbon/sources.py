@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 
 from aegis_carbon.adapters import electricity_maps
+from aegis_carbon.adapters.file import FileProvider
 from aegis_carbon.adapters.http import HttpApi, HttpProvider, Shape
 from aegis_carbon.adapters.json_api import JsonApi
 from aegis_carbon.adapters.replay import PACKAGED, ReplayProvider
@@ -106,6 +107,13 @@ def _replay(workshop: Workshop) -> IntensityProvider:
     return ReplayProvider(series, clock=workshop.clock, speed=settings.replay_speed)
 
 
+def _file(workshop: Workshop) -> IntensityProvider:
+    path = workshop.settings.file
+    if path is None:
+        raise ConfigurationError("provider file needs AEGIS_CARBON_FILE, the path of a CSV or JSON series")
+    return FileProvider(path, clock=workshop.clock)
+
+
 def _uk(workshop: Workshop) -> IntensityProvider:
     key = workshop.settings.key()
     headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -169,6 +177,7 @@ def _shape(question: HttpQuestion | None) -> Shape | None:
 
 _MAKERS: Final[Mapping[str, Callable[[Workshop], IntensityProvider]]] = {
     "uk": _uk,
+    "file": _file,
     "replay": _replay,
     "http": _http,
     "electricity_maps": _electricity_maps,

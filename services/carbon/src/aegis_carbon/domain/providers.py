@@ -57,7 +57,8 @@ class Capabilities:
     """What a provider can do.
 
     Attributes:
-        live: True when it asks somebody else over a network: its answers are cached and may be stale.
+        live: True when it asks somebody else, as a rule over a network: its answers are cached and may be
+            stale.
             False for a series at hand, which is a profile to fall back on.
         qualities: The labels that its values may carry.
         history: How far back `past` reaches; zero: not at all.
