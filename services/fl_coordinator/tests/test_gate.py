@@ -42,6 +42,15 @@ def test_the_coordinator_asks_again_before_the_longest_wait_is_over() -> None:
     assert decision.retry_after == timedelta(seconds=10)
 
 
+@pytest.mark.parametrize(("window", "expected"), [(4, 4), (400, 10), (0, 10), (-1, 10)])
+def test_the_coordinator_is_there_when_a_clean_window_begins(window: float, expected: float) -> None:
+    told = answer(300, retry_after=timedelta(seconds=10), next_window=NOW + timedelta(seconds=window))
+    decision = decide(told, CarbonPolicy(max_wait=timedelta(hours=1)), since=NOW, now=NOW)
+
+    assert isinstance(decision, Wait)
+    assert timedelta(seconds=expected) == decision.retry_after
+
+
 def test_after_the_longest_wait_the_round_starts_anyway_and_the_report_says_so() -> None:
     waited = timedelta(minutes=10)
 

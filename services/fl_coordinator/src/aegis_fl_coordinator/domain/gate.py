@@ -182,6 +182,9 @@ def decide(
             answer.zones,
         )
     retry_after = min(answer.retry_after or _ASK_AGAIN, _ASK_AGAIN, latest - now)
+    if answer.next_window is not None and answer.next_window > now:
+        # A clean window may be short: it is not slept through.
+        retry_after = min(retry_after, answer.next_window - now)
     return Wait(retry_after, _waiting(answer, latest))
 
 
