@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from typing import Any, Final, Self
 
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from aegis_carbon.adapters import reservation_keys as keys
 from aegis_carbon.domain.reservations.store import Ref
 from aegis_common.background import ended
+from aegis_common.redis_listening import heard, listen
 
-_PAUSE_S: Final = 0.5
-_QUIET_S: Final = 5.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -36,7 +34,9 @@ class News:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen(), name="reservation news")
+        self._task = asyncio.create_task(
+            listen(self._client, self._follow, lost=_lost), name="reservation news"
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -61,27 +61,11 @@ class News:
             if not self._watched[member]:
                 del self._watched[member]
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async with self._client.pubsub() as pubsub:
-                    await self._follow(pubsub)
-            except (RedisError, OSError, TimeoutError) as error:
-                _log.warning("reservation news: Redis is away (%s)", type(error).__name__)
-                await asyncio.sleep(_PAUSE_S)
-
     async def _follow(self, pubsub: Any) -> None:
         await pubsub.subscribe(keys.NEWS)
-        asked = False
-        while True:
-            message = await pubsub.get_message(timeout=_QUIET_S)
+        async for message in heard(pubsub):
             if message is not None:
                 self._take(message)
-            elif asked:
-                raise TimeoutError
-            else:
-                await pubsub.ping()
-            asked = message is None
 
     def _take(self, message: Any) -> None:
         if message["type"] == "message":
@@ -94,3 +78,7 @@ class News:
         self._any.set()
         for news in told:
             news.set()
+
+
+def _lost(error: BaseException) -> None:
+    _log.warning("reservation news: Redis is away (%s)", type(error).__name__)

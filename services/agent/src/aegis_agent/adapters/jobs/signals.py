@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from typing import Any, Final, Self
 
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from aegis_agent.adapters.jobs import keys
 from aegis_agent.domain.jobs.job import JobRef
 from aegis_common.background import ended
+from aegis_common.redis_listening import QUIET_S, heard, listen
 
-_PAUSE_S: Final = 0.5
-QUIET_S: Final = 5.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -49,7 +47,7 @@ class Signals:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen(), name="job signals")
+        self._task = asyncio.create_task(listen(self._client, self._follow, lost=_lost), name="job signals")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -81,30 +79,14 @@ class Signals:
                 del self._watched[channel], self._news[channel]
                 self._changed.set()
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async with self._client.pubsub() as pubsub:
-                    await self._follow(pubsub)
-            except (RedisError, OSError, TimeoutError) as error:
-                _log.warning("job signals: Redis is away (%s)", type(error).__name__)
-                await asyncio.sleep(_PAUSE_S)
-
     async def _follow(self, pubsub: Any) -> None:
         await pubsub.subscribe(keys.SIGNALS)
         self._wake_everybody()
         subscribing = asyncio.create_task(self._subscribe(pubsub), name="job signals: subscriptions")
         try:
-            asked = False
-            while True:
-                message = await pubsub.get_message(timeout=self._quiet_s)
+            async for message in heard(pubsub, quiet_s=self._quiet_s):
                 if message is not None:
                     self._take(message)
-                elif asked:
-                    raise TimeoutError
-                else:
-                    await pubsub.ping()
-                asked = message is None
                 if subscribing.done():
                     subscribing.result()
         finally:
@@ -141,3 +123,7 @@ class Signals:
         self._work.set()
         for news in self._news.values():
             news.set()
+
+
+def _lost(error: BaseException) -> None:
+    _log.warning("job signals: Redis is away (%s)", type(error).__name__)

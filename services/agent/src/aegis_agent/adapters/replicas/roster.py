@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import redis.asyncio
-from redis.exceptions import RedisError
 
 from aegis_agent.adapters.replicas.living import LIFE, Living, text
 from aegis_agent.domain.replicas import ReplicaState, ReplicaStatus
 from aegis_common.background import Every, ended
 from aegis_common.clock import Clock, utc_now
+from aegis_common.redis_listening import REDIS_AWAY, heard, listen
 
 SCHEMA_VERSION: Final = 1
 INDEX: Final = "agent:roster"
@@ -27,12 +27,10 @@ REPORTS: Final = "agent:change:"
 CHANNEL: Final = "agent:changes"
 _RENEW: Final = timedelta(seconds=1)
 _POLL_S: Final = 0.05
-_PAUSE_S: Final = 0.5
 _KEEP_REPORTS_S: Final = 60
 _MAX_UNSENT: Final = 1000
 _LATE: Final = "it has not taken the change over yet"
 _UNTOLD: Final = "it could not be told of the change, and finds out by itself within a minute"
-_AWAY: Final = (RedisError, OSError, TimeoutError)
 _log: Final = logging.getLogger(__name__)
 
 
@@ -67,12 +65,14 @@ class Roster:
         async with AsyncExitStack() as stack:
             await self._renew()
             await stack.enter_async_context(Every(_RENEW, self._renew, name="roster"))
-            listening = asyncio.create_task(self._listen(), name="roster news")
+            listening = asyncio.create_task(
+                listen(self._client, self._follow, lost=self._note), name="roster news"
+            )
             stack.push_async_callback(ended, listening)
             yield
         try:
             await self._living.leave()
-        except _AWAY:
+        except REDIS_AWAY:
             _log.info("redis is away; this replica leaves the roster in %g s", LIFE.total_seconds())
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class Roster:
             del self._unsent[next(iter(self._unsent))]
         try:
             await self._send()
-        except _AWAY as error:  # it is sent with the next sign of life
+        except REDIS_AWAY as error:  # it is sent with the next sign of life
             self._note(error)
 
     async def settled(self, change: str, *, within: timedelta) -> list[ReplicaStatus]:
@@ -102,7 +102,7 @@ class Roster:
                     found = await self._others(change)
         except TimeoutError:
             found = found or [_unknown("Redis has not answered in the time that was left")]
-        except (RedisError, OSError) as error:
+        except REDIS_AWAY as error:
             self._note(error)
             found = [_unknown(f"Redis does not answer ({type(error).__name__})")]
         return [self._own, *found]
@@ -118,7 +118,7 @@ class Roster:
         try:
             await self._living.tell(self._record)
             await self._send()
-        except _AWAY as error:
+        except REDIS_AWAY as error:
             self._note(error)
         else:
             self._away = False
@@ -134,22 +134,16 @@ class Roster:
                     pipe.hset(REPORTS + change, self._id, report)
                     pipe.expire(REPORTS + change, _KEEP_REPORTS_S)
                 await pipe.execute()
-        except _AWAY:
+        except REDIS_AWAY:
             self._unsent = unsent | self._unsent
             raise
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                async with self._client.pubsub() as pubsub:
-                    await pubsub.subscribe(CHANNEL)
-                    self._pass_on()  # what was announced before was not heard
-                    while True:
-                        await pubsub.get_message(ignore_subscribe_messages=True, timeout=None)
-                        self._pass_on()
-            except _AWAY as error:
-                self._note(error)
-                await asyncio.sleep(_PAUSE_S)
+    async def _follow(self, pubsub: Any) -> None:
+        await pubsub.subscribe(CHANNEL)
+        self._pass_on()  # what was announced before was not heard
+        async for message in heard(pubsub):
+            if message is not None and message["type"] == "message":
+                self._pass_on()
 
     def _pass_on(self) -> None:
         for listener in self._listeners:
