@@ -94,4 +94,6 @@ class ReservationCounters:
 
 
 def _late(item: Reservation) -> bool:
-    return item.state is State.FINISHED and item.ended is not None and item.ended > item.deadline
+    # A holder that was never heard of began in time by itself, as its rules say: its end is a guess.
+    guessed = item.end_assumed and not item.heard
+    return item.state is State.FINISHED and not guessed and (item.ended or item.deadline) > item.deadline

@@ -79,6 +79,8 @@ class Keeper:
             now = self._clock()
             before = {} if pool is None else {member.member: member for member in pool.members}
             new, moved = await asyncio.to_thread(self._admitted, item, outlooks, before, now)
+            if new.plan is None:
+                new = replace(new, message=machine.no_data(new))
             new = self._advanced(new, now)
             outcome = await self._written(
                 {**before, item.member: item},

@@ -42,7 +42,7 @@ def _told_to_run(item: Reservation, now: datetime) -> Reservation:
     else:
         kind = Kind.RESUME if item.started else Kind.START
         reason = Reason.PLANNED_SPAN if item.plan else Reason.NO_DATA
-        message = "a planned span begins" if item.plan else _no_data(item)
+        message = "a planned span begins" if item.plan else no_data(item)
     return _running(item, since=now, kind=kind, reason=reason, message=message, now=now, whole=late)
 
 
@@ -73,7 +73,8 @@ def moved(item: Reservation, plan: Plan, *, mark: str, now: datetime) -> Reserva
     return _running(item, since=now, kind=kind, reason=Reason.NEW_FORECAST, message=message, now=now)
 
 
-def _no_data(item: Reservation) -> str:
+def no_data(item: Reservation) -> str:
+    """Return what is said of work without a plan."""
     return f"nothing is known of the grid: on_missing is {item.on_missing.value}"
 
 
