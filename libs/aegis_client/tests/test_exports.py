@@ -34,6 +34,7 @@ PUBLIC = [
     "JobEvent",
     "JobExplanation",
     "JobProgress",
+    "JobReservation",
     "LocalNoise",
     "Model",
     "ModelCheck",

@@ -150,6 +150,8 @@ def test_a_job_is_asked_for_with_everything_that_was_said(deployment: JobDeploym
             max_attempts=4,
             zone="GB",
             max_wait=60,
+            carbon_duration=30,
+            pool="gpus",
             labels={"team": "red"},
         )
 
@@ -159,6 +161,7 @@ def test_a_job_is_asked_for_with_everything_that_was_said(deployment: JobDeploym
     assert (asked.job.timeout.seconds, asked.job.not_before.seconds) == (90, int(later.timestamp()))
     assert asked.job.deadline.seconds - asked.job.not_before.seconds == 3600
     assert (asked.job.carbon_policy.zone, asked.job.carbon_policy.max_wait.seconds) == ("zones/GB", 60)
+    assert (asked.job.carbon_policy.duration.seconds, asked.job.carbon_policy.capacity_pool) == (30, "gpus")
     assert (asked.job.retry_policy.max_attempts, asked.job.labels["team"]) == (4, "red")
     assert len(asked.request_id) == 36
 
@@ -297,6 +300,11 @@ def test_jobs_are_listed_explained_cancelled_and_retried(
     assert capsys.readouterr().out.splitlines() == ["0abc  CANCELLED: so it is"] * 2
     assert aegis("retry", "0abc", "--deadline", "2030-01-01T00:00:00Z") == 0
     assert deployment.desk.retried[0].deadline.seconds == 1893456000
+    held = pb.JobReservation(name="reservations/1-2", planned_start_time=START, expected_saving=0.234)
+    deployment.desk.job = job(reservation=held)
+    assert aegis("get", "0abc") == 0
+    assert "1-2, planned for " in (printed := capsys.readouterr().out)
+    assert "expected saving 23%" in printed
     deployment.desk.job = DEAD
     assert aegis("get", "0abc") == 0
     assert "TOOL_CRASHED: it died" in capsys.readouterr().out

@@ -103,8 +103,8 @@ async def setting(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Set
                 yield Setting(pb_grpc.JobServiceStub(channel), Grid(), carbon)
 
 
-def policy(zone: str, max_wait_s: float) -> pb.JobCarbonPolicy:
-    made = pb.JobCarbonPolicy(zone=f"zones/{zone}", max_intensity_g_per_kwh=200)
+def policy(zone: str, max_wait_s: float, *, limit: float | None = 200) -> pb.JobCarbonPolicy:
+    made = pb.JobCarbonPolicy(zone=f"zones/{zone}", max_intensity_g_per_kwh=limit)
     made.max_wait.FromTimedelta(timedelta(seconds=max_wait_s))
     return made
 
@@ -168,3 +168,21 @@ async def test_a_zone_that_does_not_exist_is_told_at_once(setting: Setting) -> N
         await connected(setting)
 
         assert await failure(setting.stub.CreateJob(request)) == (ErrorKind.NOT_FOUND, "UNKNOWN_ZONE")
+
+
+async def test_where_carbon_has_no_reservations_the_threshold_of_the_zone_counts(setting: Setting) -> None:
+    async with setting.serving():
+        await connected(setting)
+        clean, dirty = [
+            await created(setting.stub, wanted("add", {"a": 1}, carbon_policy=policy(zone, 2, limit=None)))
+            for zone in ("clean", "dirty")
+        ]
+        end = await ended(setting.stub, dirty.name)
+        refused = await failure(
+            setting.stub.CreateJob(wanted("add", {"a": 1}, carbon_policy=policy("nowhere", 2, limit=None)))
+        )
+
+    assert (clean.phase, dirty.phase) == (pb.Job.PHASE_QUEUED, pb.Job.PHASE_DEFERRED)
+    assert not setting.grid.calls[-1][0].HasField("max_intensity_g_per_kwh")
+    assert end.start_time.ToDatetime() >= dirty.latest_start.ToDatetime()
+    assert refused == (ErrorKind.NOT_FOUND, "UNKNOWN_ZONE")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         Unavailable,
         UsageError,
     )
-    from aegis_client.job_forms import Job, JobAttempt, JobEvent, JobExplanation, JobProgress
+    from aegis_client.job_forms import Job, JobAttempt, JobEvent, JobExplanation, JobProgress, JobReservation
     from aegis_client.model_forms import Model, ModelCheck, ModelVerification, ModelVersion, Rollback
     from aegis_client.nodes import Node
     from aegis_client.parts import Part
@@ -102,6 +102,7 @@ __all__ = [
     "JobEvent",
     "JobExplanation",
     "JobProgress",
+    "JobReservation",
     "LocalNoise",
     "Model",
     "ModelCheck",
@@ -177,7 +178,7 @@ _HOMES: Final = {
     "client": "AsyncClient Client",
     "core.retry": "RetryPolicy",
     "errors": _ERRORS,
-    "job_forms": "Job JobAttempt JobEvent JobExplanation JobProgress",
+    "job_forms": "Job JobAttempt JobEvent JobExplanation JobProgress JobReservation",
     "model_forms": "Model ModelCheck ModelVerification ModelVersion Rollback",
     "nodes": "Node",
     "parts": "Part",

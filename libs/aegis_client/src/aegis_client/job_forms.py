@@ -27,6 +27,21 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobReservation:
+    """The carbon reservation of a job.
+
+    Attributes:
+        name: `reservations/{reservation}`, for `client.reservations`.
+        planned_start_time: None while nothing is known of the grid.
+        expected_saving: Share of the emissions of a start at once; None without a plan.
+    """
+
+    name: str
+    planned_start_time: datetime | None
+    expected_saving: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One job.
 
@@ -39,6 +54,7 @@ class Job:
         wait_reason: `NOT_BEFORE`, `CARBON`, `BACKOFF`, `TOOL_BUSY`, or empty.
         wait_until: When a deferred job becomes ready at the latest.
         latest_start: When a job with a carbon policy starts whatever the grid is like.
+        reservation: The place in time that the agent holds for it, or None.
         parts: The result; empty before the end, and in lists.
         payload: The input; empty but from `get`.
         error: Why it failed, as a call of its own would have told it, or None.
@@ -57,6 +73,7 @@ class Job:
     wait_reason: str
     wait_until: datetime | None
     latest_start: datetime | None
+    reservation: JobReservation | None
     not_before: datetime | None
     deadline: datetime | None
     timeout: timedelta | None
@@ -205,6 +222,14 @@ def _read_attempt(item: pb.JobAttempt) -> JobAttempt:
     )
 
 
+def _read_reservation(found: pb.JobReservation) -> JobReservation:
+    return JobReservation(
+        name=found.name,
+        planned_start_time=moment(found, "planned_start_time"),
+        expected_saving=found.expected_saving if found.HasField("expected_saving") else None,
+    )
+
+
 def read_job(job: pb.Job) -> Job:
     """Return a job out of its message."""
     return Job(
@@ -218,6 +243,7 @@ def read_job(job: pb.Job) -> Job:
         wait_reason=_name(pb.Job.WaitReason, job.wait_reason),
         wait_until=moment(job, "wait_until"),
         latest_start=moment(job, "latest_start"),
+        reservation=_read_reservation(job.reservation) if job.HasField("reservation") else None,
         not_before=moment(job, "not_before"),
         deadline=moment(job, "deadline"),
         timeout=span(job, "timeout"),

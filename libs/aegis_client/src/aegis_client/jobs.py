@@ -52,6 +52,8 @@ def _create(
     zone: str = "",
     max_intensity: float | None = None,
     max_wait: float | timedelta | None = None,
+    carbon_duration: float | timedelta | None = None,
+    pool: str = "",
     labels: Mapping[str, str] | None = None,
     request_id: str = "",
     timeout: float | None = None,
@@ -70,30 +72,36 @@ def _create(
         max_attempts: 1 to 20; 0 means 3 for an idempotent tool and 1 for any other.
         initial_backoff: Pause before the second attempt, in seconds; None means 1 s.
         max_backoff: Longest pause, in seconds; None means 60 s.
-        wait_for_clean_grid: Start when the grid is clean, or when the wait is over; `zone`, `max_intensity`
-            and `max_wait` mean so too.
+        wait_for_clean_grid: Start in the cleanest time within the wait: the agent holds a reservation for it.
+            `zone`, `max_wait`, `carbon_duration` and `pool` mean so too.
         zone: Grid zone that counts; if empty, the carbon service's default.
-        max_intensity: Highest intensity at which the job starts, in gCO2e/kWh; None means the zone's own.
+        max_intensity: Start as soon as the grid has no more than that, in gCO2e/kWh, without a reservation.
         max_wait: Longest wait for the grid, in seconds, up to 7 days; None means that the deadline decides,
             and 1 h without one.
+        carbon_duration: How long the job is expected to run, in seconds; None means its `tool_timeout`.
+        pool: Capacity pool of the carbon service of which it takes a place while it runs.
         labels: Up to 32, for `list`.
         request_id: Idempotency key, a UUID: the same one again with the same arguments returns the same job
             (a deadline in seconds is another one each time). If empty, a new one.
         timeout: Deadline of this call, in seconds; not of the job.
 
     Raises:
-        NotFound: Reason `UNKNOWN_TOOL` or `UNKNOWN_ZONE`.
+        NotFound: Reason `UNKNOWN_TOOL`, `UNKNOWN_ZONE` or `UNKNOWN_CAPACITY_POOL`.
+        FailedPrecondition: Reason `INFEASIBLE_JOB`: it cannot run in time beside what its pool has accepted.
         InvalidArgument: Reason `INVALID_TOOL_INPUT`, `INVALID_JOB` or `PAYLOAD_TOO_LARGE`.
         AlreadyExists: Reason `REQUEST_ID_REUSED`.
         ResourceExhausted: Reason `TOO_MANY_JOBS`.
         Unavailable: Reason `JOB_STORE_UNAVAILABLE`.
     """
     policy = None
-    if wait_for_clean_grid or zone or max_intensity is not None or max_wait is not None:
+    limits = (max_intensity, max_wait, carbon_duration)
+    if wait_for_clean_grid or zone or pool or any(limit is not None for limit in limits):
         policy = pb.JobCarbonPolicy(
             zone=optional_resource("zones", zone),
             max_intensity_g_per_kwh=max_intensity,
             max_wait=duration(max_wait),
+            duration=duration(carbon_duration),
+            capacity_pool=pool,
         )
     job = pb.Job(
         tool=resource("tools", tool),

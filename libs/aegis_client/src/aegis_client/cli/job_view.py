@@ -14,7 +14,7 @@ from aegis_client.cli.output import clock, print_fields, print_json, print_json_
 from aegis_client.cli.state import Format
 
 if TYPE_CHECKING:
-    from aegis_client.job_forms import Job, JobEvent, JobProgress
+    from aegis_client.job_forms import Job, JobEvent, JobProgress, JobReservation
     from aegis_client.parts import Part
 
 
@@ -134,6 +134,14 @@ def result_lines(job: Job) -> list[str]:
     return [*(part_text(part) for part in job.parts), *(f"warning: {text}" for text in job.warnings)]
 
 
+def _reservation(found: JobReservation) -> str:
+    name = short(found.name)
+    if found.planned_start_time is None:
+        return f"{name}, without a plan"
+    saving = "" if found.expected_saving is None else f", expected saving {found.expected_saving:.0%}"
+    return f"{name}, planned for {clock(found.planned_start_time)}{saving}"
+
+
 def print_job(job: Job, output: Format) -> None:
     if output is Format.JSON:
         print_json(job)
@@ -157,6 +165,7 @@ def print_job(job: Job, output: Format) -> None:
             "started": clock(job.start_time) if job.start_time else "",
             "ended": clock(job.end_time) if job.end_time else "",
             "deadline": clock(job.deadline) if job.deadline else "",
+            "reservation": _reservation(job.reservation) if job.reservation else "",
             "latest start": clock(job.latest_start) if job.latest_start and not job.start_time else "",
             "model": job.model_version,
             "kept until": clock(job.expire_time) if job.expire_time else "",

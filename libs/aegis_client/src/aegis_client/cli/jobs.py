@@ -71,7 +71,9 @@ def create(
     max_attempts: Annotated[
         int, typer.Option(min=0, max=20, help="Most attempts. 0: 3 for an idempotent tool, else 1.")
     ] = 0,
-    clean: Annotated[bool, typer.Option("--clean", help="Wait for a clean grid.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Run in the cleanest time within the wait, by a reservation.")
+    ] = False,
     zone: Annotated[
         str, typer.Option(help="Grid zone that counts, for example GB. Default: the deployment's.")
     ] = "",
@@ -79,7 +81,7 @@ def create(
         float | None,
         typer.Option(
             metavar="G_PER_KWH",
-            help="Highest intensity at which it starts. Default: the zone's own threshold.",
+            help="Start as soon as the grid is that clean, without a reservation.",
         ),
     ] = None,
     max_wait: Annotated[
@@ -87,6 +89,15 @@ def create(
         typer.Option(
             metavar="DURATION", help="Longest wait for the grid. Default: until the deadline, else 1h."
         ),
+    ] = "",
+    carbon_duration: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="How long it runs, about, for its reservation. Default: --timeout."
+        ),
+    ] = "",
+    pool: Annotated[
+        str, typer.Option(metavar="NAME", help="Capacity pool of the deployment in which it runs.")
     ] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label; repeat it.")] = None,
     request_id: Annotated[
@@ -123,6 +134,8 @@ def create(
             zone=zone,
             max_intensity=max_intensity,
             max_wait=duration_s(max_wait, "--max-wait"),
+            carbon_duration=duration_s(carbon_duration, "--carbon-duration"),
+            pool=pool,
             labels=dict(pairs(label, "--label")),
             request_id=request_id,
         )

@@ -18,6 +18,7 @@ from aegis_agent.domain.jobs.job import (
     CarbonAnswer,
     CarbonPolicy,
     Failure,
+    Hold,
     Job,
     JobSpec,
     Outcome,
@@ -63,6 +64,8 @@ def wanted(job: pb.Job) -> Wanted:
             if carbon.HasField("max_intensity_g_per_kwh")
             else None,
             max_wait=_span(carbon, "max_wait"),
+            duration=_span(carbon, "duration"),
+            pool=carbon.capacity_pool,
         )
         if job.HasField("carbon_policy")
         else None,
@@ -120,6 +123,7 @@ def job_message(job: Job, *, progress: Progress | None = None) -> pb.Job:
         warnings=job.warnings,
         trace_id=_trace_id(job.traceparent),
         idempotent=job.idempotent,
+        reservation=_reservation(job.hold) if job.hold else None,
     )
     made.timeout.FromTimedelta(spec.timeout)
     made.retry_policy.max_attempts = spec.retry.max_attempts
@@ -170,9 +174,18 @@ def _trace_id(traceparent: str) -> str:
 
 def _carbon_policy(policy: CarbonPolicy) -> pb.JobCarbonPolicy:
     made = pb.JobCarbonPolicy(zone=policy.zone, max_intensity_g_per_kwh=policy.max_intensity)
+    made.capacity_pool = policy.pool
     if policy.max_wait is not None:
         made.max_wait.FromTimedelta(policy.max_wait)
+    if policy.duration is not None:
+        made.duration.FromTimedelta(policy.duration)
     return made
+
+
+def _reservation(hold: Hold) -> pb.JobReservation:
+    return pb.JobReservation(
+        name=hold.name, planned_start_time=timestamp(hold.planned_start), expected_saving=hold.saving
+    )
 
 
 def _attempt(item: AttemptRecord) -> pb.JobAttempt:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from aegis_agent.adapters.jobs import keys, usage
+from aegis_agent.adapters.jobs import hold_notes, keys, usage
 from aegis_agent.adapters.jobs.records import to_record
 from aegis_agent.domain.jobs.job import Job, Phase, State
 from aegis_agent.domain.jobs.machine import keeps_place
@@ -68,7 +68,10 @@ def commands(
     made += _end(old, new, job_key, bounds)
     made += _events(new)
     if accounts is not None and (note := usage.note(old, new, accounts)):
-        made.append(("OUTBOX", keys.USAGE, usage.MOST_NOTES, note))
+        made.append(("OUTBOX", keys.USAGE, usage.MOST_NOTES, "usage", note))
+    made += [
+        ("OUTBOX", keys.HOLDS, hold_notes.MOST_NOTES, "note", note) for note in hold_notes.notes(old, new)
+    ]
     taken = old is not None and old.phase is Phase.QUEUED and new.has_ended
     if new.phase is Phase.CANCELLING or taken:  # a runner may have it
         made.append(("PUBLISH", keys.SIGNALS, f"{keys.CANCEL} {member}"))

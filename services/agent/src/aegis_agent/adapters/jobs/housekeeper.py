@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
@@ -21,13 +20,13 @@ from aegis_agent.adapters.jobs.store import RedisJobStore
 from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import JobStoreUnavailable, UnknownJob, UnreadableJob
 from aegis_agent.domain.jobs.job import CarbonAnswer, CarbonPolicy, Job, JobRef, Phase
-from aegis_agent.domain.jobs.ports import Carbon, Change
+from aegis_agent.domain.jobs.ports import Carbon, Change, Reservations
 from aegis_common.background import Every
 from aegis_common.clock import Clock
 from aegis_common.errors import AegisError
 
 _TICK: Final = timedelta(seconds=0.25)
-_ASK: Final = timedelta(seconds=1)
+_ASK: Final = timedelta(seconds=0.5)
 _DELETE: Final = timedelta(seconds=15)
 _FORGET: Final = timedelta(minutes=10)
 _LEASE_MS: Final = 5_000
@@ -49,6 +48,8 @@ class Housekeeper:
         store: The jobs.
         queue: The queues, under a name of the housekeeper's own.
         carbon: None where there is no carbon service.
+        reservations: The places in time of jobs; None where there is no carbon service.
+        tell: Tells carbon what became of them.
         clock: The time.
         holder: Name of this process; no other has it.
         lease: How long a job may go without a sign of life of its runner.
@@ -61,6 +62,8 @@ class Housekeeper:
         queue: RunnerQueue,
         *,
         carbon: Carbon | None,
+        reservations: Reservations | None = None,
+        tell: Step | None = None,
         clock: Clock,
         holder: str,
         lease: timedelta,
@@ -69,28 +72,32 @@ class Housekeeper:
         self._store = store
         self._queue = queue
         self._carbon = carbon
+        self._reservations = reservations
         self._clock = clock
         self._holder = holder
         self._lease = lease
         self._keep = keep
         self._suspects: dict[str, float] = {}
         self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        for name, interval, step in (
+        self._work: list[tuple[str, timedelta | Callable[[], timedelta], Step]] = [
             ("promote", _TICK, self._promote),
             ("sweep", self._sweep_pause, self._sweep),
             ("carbon", _ASK, self._ask_carbon),
             ("delete", _DELETE, self._delete),
             ("forget", _FORGET, self._queue.forget),
-        ):
+        ]
+        if tell is not None:
+            self._work.append(("tell", _ASK, tell))
+
+    async def __aenter__(self) -> Self:
+        for name, interval, step in self._work:
             work = self._guarded(name, step)
             await self._stack.enter_async_context(Every(interval, work, name=f"jobs: {name}"))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-        for name in ("promote", "sweep", "carbon", "delete", "forget"):
+        for name in (item[0] for item in self._work):
             try:
                 await self._store.eval(scripts.DROP_LEASE, (keys.lease(name),), self._holder)
             except JobStoreUnavailable:
@@ -187,14 +194,22 @@ class Housekeeper:
     async def _ask_carbon(self) -> None:
         answers: dict[tuple[str, CarbonPolicy], asyncio.Task[CarbonAnswer]] = {}
 
-        async def one(ref: JobRef, job: Job) -> None:
+        async def asked(job: Job) -> CarbonAnswer:
             policy = job.spec.carbon or CarbonPolicy()
             key = (job.principal, policy)
             if key not in answers:  # one question for all jobs that would ask the same
                 answers[key] = asyncio.create_task(self._answer(job, policy))
-            answer = await answers[key]
+            return await answers[key]
+
+        async def one(ref: JobRef, job: Job) -> None:
+            answer = await self._held(job)
+            if answer is None:
+                later = machine.asks_later(job, now=self._clock())
+                answer = await asked(job) if later is None else None
 
             def change(now: Job) -> Job | None:
+                if answer is None:
+                    return machine.asks_later(now, now=self._clock())
                 return machine.carbon_answered(now, answer, now=self._clock())
 
             await self._change(keys.CARBON, ref, job, change)
@@ -202,17 +217,30 @@ class Housekeeper:
         async for batch in self._due(keys.CARBON, self._clock()):
             await _at_once([one(ref, job) for ref, job in batch])
 
+    async def _held(self, job: Job) -> CarbonAnswer | None:
+        """Return what holds for the reservation of a job; None for one that has none, and cannot have any."""
+        if self._reservations is None or not job.spec.reserves:
+            return None
+        try:
+            return await self._reservations.hold(job)
+        except AegisError as error:
+            return self._in_vain(job, error)
+
     async def _answer(self, job: Job, policy: CarbonPolicy) -> CarbonAnswer:
-        unknown = CarbonAnswer(
-            run_now=False, reason="NO_CARBON_SERVICE", asked=self._clock(), retry_after=_ASK_AGAIN
-        )
         if self._carbon is None:
-            return unknown
+            return self._unknown("NO_CARBON_SERVICE")
         try:
             return await self._carbon.ask(policy, principal=job.principal, traceparent=job.traceparent)
-        except AegisError as error:  # its zone is gone, or its principal cannot be read
-            _log.warning("a job waits in vain: %s", error.message, extra={"job": job.ref.member})
-            return replace(unknown, reason=error.reason)
+        except AegisError as error:
+            return self._in_vain(job, error)
+
+    def _in_vain(self, job: Job, error: AegisError) -> CarbonAnswer:
+        """Return an answer when zone or pool are gone, there is no room, or the principal cannot be read."""
+        _log.warning("a job waits in vain: %s", error.message, extra={"job": job.ref.member})
+        return self._unknown(error.reason)
+
+    def _unknown(self, reason: str) -> CarbonAnswer:
+        return CarbonAnswer(run_now=False, reason=reason, asked=self._clock(), retry_after=_ASK_AGAIN)
 
     async def _delete(self) -> None:
         now = self._clock()

@@ -29,6 +29,8 @@
     agent:jobs:expiry                 the same by the time when an ended job is deleted
     agent:jobs:usage                  stream of what ended attempts used, until the ledger has it
     agent:jobs:usage:dropped          counter of those that the full stream had no room for
+    agent:jobs:holds                  stream of what became of jobs with a reservation, until carbon knows
+    agent:jobs:holds:dropped          counter of those that the full stream had no room for
     agent:jobs:lease:NAME             which process keeps house
     agent:jobs:signals                channel: `work`, or `cancel TENANT/ID`
     agent:jobs:events:TENANT/ID       channel: the job has a new event
@@ -55,6 +57,8 @@ RUNNING: Final = f"{PREFIX}running"
 WAITING: Final = f"{PREFIX}waiting"
 USAGE: Final = f"{PREFIX}usage"
 USAGE_DROPPED: Final = f"{USAGE}:dropped"
+HOLDS: Final = f"{PREFIX}holds"
+HOLDS_DROPPED: Final = f"{HOLDS}:dropped"
 SIGNALS: Final = f"{PREFIX}signals"
 WORK: Final = "work"
 CANCEL: Final = "cancel"

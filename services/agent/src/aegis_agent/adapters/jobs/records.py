@@ -14,6 +14,7 @@ from aegis_agent.domain.jobs.job import (
     CarbonAnswer,
     CarbonPolicy,
     Failure,
+    Hold,
     Job,
     JobSpec,
     Outcome,
@@ -66,6 +67,8 @@ def to_record(job: Job) -> str:
         "tool_missed": _moment(job.tool_missed),
         "warnings": list(job.warnings),
         "carbon_answer": _answer_record(job.carbon_answer),
+        "waits": job.waits,
+        "hold": _hold_record(job.hold),
     }
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
@@ -98,6 +101,8 @@ def from_record(data: bytes | str, revision: int) -> Job:
             tool_missed=_read_moment(fields.get("tool_missed")),
             warnings=tuple(fields["warnings"]),
             carbon_answer=_read_answer(fields["carbon_answer"]),
+            waits=fields.get("waits", 0),
+            hold=_read_hold(fields.get("hold")),
             revision=revision,
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -135,7 +140,7 @@ def _spec_record(spec: JobSpec) -> dict[str, Any]:
             spec.retry.initial_backoff.total_seconds(),
             spec.retry.max_backoff.total_seconds(),
         ],
-        "carbon": None if carbon is None else [carbon.zone, carbon.max_intensity, _seconds(carbon.max_wait)],
+        "carbon": None if carbon is None else _policy_record(carbon),
     }
 
 
@@ -154,13 +159,61 @@ def _read_spec(fields: Mapping[str, Any]) -> JobSpec:
             initial_backoff=timedelta(seconds=initial),
             max_backoff=timedelta(seconds=most),
         ),
-        carbon=None
-        if carbon is None
-        else CarbonPolicy(
-            zone=carbon[0],
-            max_intensity=carbon[1],
-            max_wait=None if carbon[2] is None else timedelta(seconds=carbon[2]),
-        ),
+        carbon=None if carbon is None else _read_policy(*carbon),
+    )
+
+
+def _policy_record(policy: CarbonPolicy) -> list[Any]:
+    return [
+        policy.zone,
+        policy.max_intensity,
+        _seconds(policy.max_wait),
+        _seconds(policy.duration),
+        policy.pool,
+    ]
+
+
+def _read_policy(
+    zone: str,
+    max_intensity: float | None,
+    max_wait: float | None,
+    duration: float | None = None,  # earlier agents wrote neither this
+    pool: str = "",  # nor this
+) -> CarbonPolicy:
+    return CarbonPolicy(
+        zone=zone,
+        max_intensity=max_intensity,
+        max_wait=_read_seconds(max_wait),
+        duration=_read_seconds(duration),
+        pool=pool,
+    )
+
+
+def _hold_record(hold: Hold | None) -> dict[str, Any] | None:
+    if hold is None:
+        return None
+    return {
+        "name": hold.name,
+        "number": hold.number,
+        "start_token": hold.start_token,
+        "planned_start": _moment(hold.planned_start),
+        "latest_start": _moment(hold.latest_start),
+        "saving": hold.saving,
+        "started": hold.started,
+    }
+
+
+def _read_hold(fields: Mapping[str, Any] | None) -> Hold | None:
+    if fields is None:
+        return None
+    return Hold(
+        name=fields["name"],
+        number=fields["number"],
+        start_token=fields["start_token"],
+        planned_start=_read_moment(fields["planned_start"]),
+        latest_start=datetime.fromisoformat(fields["latest_start"]),
+        saving=fields["saving"],
+        started=fields["started"],
     )
 
 
@@ -247,3 +300,7 @@ def _read_moment(value: str | None) -> datetime | None:
 
 def _seconds(value: timedelta | None) -> float | None:
     return None if value is None else value.total_seconds()
+
+
+def _read_seconds(value: float | None) -> timedelta | None:
+    return None if value is None else timedelta(seconds=value)

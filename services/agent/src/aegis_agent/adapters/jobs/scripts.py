@@ -55,12 +55,12 @@ local function keep_newest(tenant, most, most_bytes, room)
   return true
 end
 
--- Note what an attempt used. A ledger that is away for long must not fill the store: drops are counted.
-local function outbox(key, most, note)
+-- Note what another service is to be told. One that is away for long must not fill the store: drops count.
+local function outbox(key, most, field, note)
   if redis.call('XLEN', key) >= tonumber(most) then
     redis.call('INCR', key .. ':dropped')
   else
-    redis.call('XADD', key, '*', 'usage', note)
+    redis.call('XADD', key, '*', field, note)
   end
 end
 

@@ -18,9 +18,11 @@ import grpc.aio
 from aegis_agent.adapters.jobs.carbon import GrpcCarbon
 from aegis_agent.adapters.jobs.connection import TIMEOUT_S, Connection, connect
 from aegis_agent.adapters.jobs.effects import Bounds
+from aegis_agent.adapters.jobs.hold_post import HoldPost
 from aegis_agent.adapters.jobs.housekeeper import Housekeeper
 from aegis_agent.adapters.jobs.metrics import JobMetrics
 from aegis_agent.adapters.jobs.queue import RunnerQueue
+from aegis_agent.adapters.jobs.reservations import GrpcReservations
 from aegis_agent.adapters.jobs.runner import JobRunner
 from aegis_agent.adapters.jobs.servicer import JobDoor
 from aegis_agent.adapters.jobs.signals import Signals
@@ -120,6 +122,7 @@ async def running_jobs(
         store = RedisJobStore(connection, bounds=options.bounds, accounts=accounts)
         name = _name(options.instance)
         gate = GrpcCarbon(carbon, clock=clock) if carbon is not None else None
+        reservations = GrpcReservations(carbon, clock=clock) if carbon is not None else None
         queue = RunnerQueue(store, runner=name, lease=options.lease, weights=options.weights)
         bench = Bench(
             store=store,
@@ -138,6 +141,8 @@ async def running_jobs(
             store,
             RunnerQueue(store, runner=f"{name}-keeper", lease=options.lease),
             carbon=gate,
+            reservations=reservations,
+            tell=HoldPost(store, carbon).send if carbon is not None else None,
             clock=clock,
             holder=name,
             lease=options.lease,
@@ -157,7 +162,9 @@ async def running_jobs(
         await stack.enter_async_context(JobMetrics(store, runner, telemetry).counting())
         limits = Limits(keep=options.keep, payload_bytes=options.payload_bytes)
         door = JobDoor(
-            jobs=Jobs(store, carbon=gate, clock=clock, limits=limits, artifacts=artifacts),
+            jobs=Jobs(
+                store, carbon=gate, reservations=reservations, clock=clock, limits=limits, artifacts=artifacts
+            ),
             watcher=JobWatcher(store, signals, clock=clock),
             registry=registry,
         )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from aegis_agent.domain.jobs.job import AttemptRecord, Job, Outcome, Phase, State, WaitReason
+from aegis_agent.domain.jobs.job import (
+    AttemptRecord,
+    CarbonAnswer,
+    Hold,
+    Job,
+    Outcome,
+    Phase,
+    State,
+    WaitReason,
+)
 
 _WAITS: Final = {
     WaitReason.NOT_BEFORE: "waits for its not_before",
@@ -69,14 +78,26 @@ def _place(job: Job, ahead: int | None) -> str:
     return f"Of your tenant and priority {job.spec.priority.name}, {jobs} became ready before it."
 
 
+def _measured(answer: CarbonAnswer) -> str:
+    value = "no intensity" if answer.intensity is None else f"{answer.intensity:.0f} gCO2e/kWh"
+    limit = "" if answer.threshold is None else f", threshold {answer.threshold:.0f}"
+    return f"{answer.reason}: {value}{limit}"
+
+
+def _held(hold: Hold) -> str:
+    if hold.planned_start is None:
+        return f"It has {hold.name}, without a plan."
+    saving = "" if hold.saving is None else f", expected saving {hold.saving:.0%}"
+    return f"It has {hold.name}, planned for {_time(hold.planned_start)}{saving}."
+
+
 def _carbon(job: Job) -> list[str]:
-    lines = []
+    lines = [] if job.hold is None else [_held(job.hold)]
     answer = job.carbon_answer
     if answer is not None:
-        value = "no intensity" if answer.intensity is None else f"{answer.intensity:.0f} gCO2e/kWh"
-        limit = "" if answer.threshold is None else f", threshold {answer.threshold:.0f}"
         verdict = "start" if answer.run_now else "wait"
-        why = f"{answer.reason}: {value}{limit}"
+        plain = job.spec.reserves and answer.intensity is None and answer.threshold is None
+        why = answer.reason if plain else _measured(answer)
         lines.append(f"The carbon service said to {verdict} at {_time(answer.asked)} ({why}).")
     if job.phase is Phase.DEFERRED and job.latest_start is not None and job.ask_carbon_at is not None:
         lines.append(

@@ -85,18 +85,49 @@ class CarbonPolicy:
 
     Attributes:
         zone: `zones/{zone}`, or empty for the carbon service's default.
-        max_intensity: In gCO2e/kWh; None means the zone's own threshold.
+        max_intensity: In gCO2e/kWh; None means a reservation, or where there are none the zone's threshold.
         max_wait: Longest wait; None means that the deadline decides, and `DEFAULT_MAX_WAIT` without one.
+        duration: How long the job is expected to run; None means its timeout.
+        pool: Capacity pool of which it takes a place, or empty.
     """
 
     zone: str = ""
     max_intensity: float | None = None
     max_wait: timedelta | None = None
+    duration: timedelta | None = None
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """The carbon reservation of a job, as it was last seen.
+
+    Attributes:
+        name: `reservations/{reservation}`.
+        number: Which of the job's waits it belongs to, as `Job.waits`.
+        start_token: Fencing token of its start.
+        planned_start: None while nothing is known of the grid.
+        latest_start: When the job starts by itself.
+        saving: Expected share of emissions saved, or None.
+        started: Whether an attempt has started since.
+    """
+
+    name: str
+    number: int
+    start_token: int
+    latest_start: datetime
+    planned_start: datetime | None = None
+    saving: float | None = None
+    started: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarbonAnswer:
-    """What the carbon service said about starting; intensities in gCO2e/kWh."""
+    """What the carbon service said about starting; intensities in gCO2e/kWh.
+
+    Attributes:
+        hold: The reservation that it told of, or None.
+    """
 
     run_now: bool
     reason: str
@@ -105,6 +136,7 @@ class CarbonAnswer:
     threshold: float | None = None
     source: str = ""
     retry_after: timedelta = timedelta()
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +197,16 @@ class JobSpec:
     carbon: CarbonPolicy | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def duration(self) -> timedelta:
+        """How long the job is expected to run."""
+        return self.timeout if self.carbon is None else self.carbon.duration or self.timeout
+
+    @property
+    def reserves(self) -> bool:
+        """Whether its carbon policy is a reservation."""
+        return self.carbon is not None and self.carbon.max_intensity is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRef:
@@ -198,6 +240,8 @@ class Job:
         wait_until: When a deferred job becomes ready without further ado.
         ask_carbon_at: When the carbon service is asked next, or None.
         latest_start: When a job with a carbon policy starts whatever the grid is like.
+        hold: Its carbon reservation, or None.
+        waits: How often it was retried: each time it waits for the grid anew.
         queue_number: How often it was put into a queue; tells its entry there from older ones.
         entry: Its entry in the queue while it runs, or empty.
         attempt: Number of the last attempt: the fence against whoever ran an earlier one.
@@ -226,6 +270,8 @@ class Job:
     wait_until: datetime | None = None
     ask_carbon_at: datetime | None = None
     latest_start: datetime | None = None
+    hold: Hold | None = None
+    waits: int = 0
     queue_number: int = 0
     entry: str = ""
     attempt: int = 0

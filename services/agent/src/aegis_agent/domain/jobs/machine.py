@@ -15,6 +15,7 @@ from typing import Final
 
 from aegis_agent.domain.errors import UnknownTool
 from aegis_agent.domain.jobs.errors import Fenced, JobDeadline, JobNotRetryable, WorkerLost
+from aegis_agent.domain.jobs.grid import HORIZON, begin_of, hold_deadline, latest_start, latest_with
 from aegis_agent.domain.jobs.job import (
     KEPT_ATTEMPTS,
     MAX_LOSSES,
@@ -22,7 +23,6 @@ from aegis_agent.domain.jobs.job import (
     CarbonAnswer,
     Failure,
     Job,
-    JobSpec,
     Outcome,
     Phase,
     State,
@@ -31,24 +31,8 @@ from aegis_agent.domain.jobs.job import (
 from aegis_agent.domain.jobs.retry import backoff
 from aegis_agent.domain.jobs.steps import closed, deferred, ended, without_wait
 
-DEFAULT_MAX_WAIT: Final = timedelta(hours=1)
 TOOL_MISSING: Final = timedelta(minutes=1)
 """How long a job waits for a tool that nobody has: a remote worker, or a plugin, may be on its way back."""
-_MARGIN: Final = timedelta(seconds=5)
-_MARGIN_SHARE: Final = 0.1
-
-
-def latest_start(spec: JobSpec, created: datetime) -> datetime | None:
-    """Return when a job with a carbon policy starts whatever the grid is like; None without a policy."""
-    if spec.carbon is None:
-        return None
-    begin = max(created, spec.not_before or created)
-    limits = []
-    if spec.deadline is not None:
-        limits.append(spec.deadline - spec.timeout * (1 + _MARGIN_SHARE) - _MARGIN)
-    if spec.carbon.max_wait is not None or not limits:
-        limits.append(begin + (DEFAULT_MAX_WAIT if spec.carbon.max_wait is None else spec.carbon.max_wait))
-    return max(begin, min(limits))
 
 
 def accepted(job: Job, *, now: datetime) -> Job:
@@ -59,12 +43,13 @@ def accepted(job: Job, *, now: datetime) -> Job:
     begin = spec.not_before
     if latest is not None and latest > now:
         early = begin is not None and begin > now
+        ask = max(now, hold_deadline(job) - HORIZON) if spec.reserves else begin
         return replace(
             job,
             phase=Phase.DEFERRED,
             wait_reason=WaitReason.NOT_BEFORE if early else WaitReason.CARBON,
             wait_until=latest,
-            ask_carbon_at=begin if early else now,
+            ask_carbon_at=ask if early else now,
         )
     if begin is not None and begin > now:
         return deferred(job, WaitReason.NOT_BEFORE, begin)
@@ -94,14 +79,41 @@ def due(job: Job, *, now: datetime) -> Job | None:
 
 
 def carbon_answered(job: Job, answer: CarbonAnswer, *, now: datetime) -> Job | None:
-    """Return the job after the carbon service was asked; None if it does not wait for it any more."""
+    """Return the job after the carbon service was asked; None if it does not wait for it any more.
+
+    A reservation that comes when the job has gone on by itself is kept with it, to be told what became of it.
+    """
+    hold = answer.hold if answer.hold is not None and answer.hold.number == job.waits else None
     latest = job.latest_start
     if job.phase is not Phase.DEFERRED or job.ask_carbon_at is None or latest is None:
-        return None
-    job = replace(job, carbon_answer=answer)
-    if answer.run_now or latest <= now:
+        late = hold is not None and job.hold is None
+        return replace(job, hold=replace(hold, started=job.runs)) if hold is not None and late else None
+    job = replace(job, carbon_answer=replace(answer, hold=None))
+    begin = begin_of(job)
+    if hold is not None:
+        latest = latest_with(job, hold)
+        job = replace(job, hold=hold, latest_start=latest, wait_until=latest)
+    if (answer.run_now and begin <= now) or latest <= now:
         return queued(job)
-    return replace(job, wait_reason=WaitReason.CARBON, ask_carbon_at=min(now + answer.retry_after, latest))
+    return replace(
+        job,
+        wait_reason=WaitReason.NOT_BEFORE if begin > now else WaitReason.CARBON,
+        ask_carbon_at=min(now + answer.retry_after, latest),
+    )
+
+
+def asks_later(job: Job, *, now: datetime) -> Job | None:
+    """Return a job that has no reservation, and whose grid is not asked about before it may start at all."""
+    begin = begin_of(job)
+    waits = job.phase is Phase.DEFERRED and job.ask_carbon_at is not None and begin > now
+    return replace(job, ask_carbon_at=begin) if waits else None
+
+
+def withdrawn(job: Job, failure: Failure, *, now: datetime) -> Job | None:
+    """Return a new job that is refused after all, about to be deleted; None if it has been started."""
+    if job.has_ended or job.runs or job.attempt:
+        return None
+    return ended(job, State.FAILED, failure, keep=timedelta(0), now=now)
 
 
 def started(
@@ -132,6 +144,7 @@ def started(
         started=job.started or now,
         idempotent=idempotent,
         tool_version=tool_version,
+        hold=replace(job.hold, started=True) if job.hold is not None else None,
         hand_backs=0,
         obstacle=None,
         tool_missed=None,
@@ -346,6 +359,8 @@ def retried(job: Job, *, principal: str, deadline: datetime | None, now: datetim
         job,
         spec=spec,
         principal=principal,
+        hold=None,
+        waits=job.waits + 1,
         state=State.WORKING,
         failure=None,
         failures=0,

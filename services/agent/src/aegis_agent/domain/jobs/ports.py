@@ -96,6 +96,10 @@ class JobStore(Protocol):
         """
         ...
 
+    async def delete(self, job: Job, *, now: datetime) -> None:
+        """Delete an ended job that is not kept longer than *now*, and its request id."""
+        ...
+
     async def queue_length(self, priority: Priority) -> int:
         """Return how many jobs of that class wait for a slot, of all tenants."""
         ...
@@ -113,6 +117,21 @@ class Carbon(Protocol):
 
         Raises:
             UnknownZone: The zone does not exist.
+        """
+        ...
+
+
+class Reservations(Protocol):
+    """Holds the places in time of jobs that reserve, at the carbon service."""
+
+    async def hold(self, job: Job) -> CarbonAnswer | None:
+        """Return what holds for the job's reservation, which is made if need be: the same one each time.
+
+        Returns:
+            None where the service has no reservations; an answer without a `hold` when it does not answer.
+
+        Raises:
+            AegisError: The service refuses the job, for example its zone, or because its pool is full.
         """
         ...
 

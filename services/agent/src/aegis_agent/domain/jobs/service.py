@@ -16,15 +16,17 @@ from aegis_agent.domain.jobs import machine
 from aegis_agent.domain.jobs.errors import InvalidJob, NoCarbonService, PayloadTooLarge
 from aegis_agent.domain.jobs.explain import explanation
 from aegis_agent.domain.jobs.filter import Filter, parse
-from aegis_agent.domain.jobs.job import Job, JobRef, JobSpec, Phase, RetryPolicy
-from aegis_agent.domain.jobs.ports import Carbon, JobStore, KeptArtifacts, StoredJob
+from aegis_agent.domain.jobs.job import Failure, Job, JobRef, JobSpec, Phase, RetryPolicy
+from aegis_agent.domain.jobs.ports import Carbon, JobStore, KeptArtifacts, Reservations, StoredJob
 from aegis_agent.domain.tool import Tool
 from aegis_common.clock import Clock
-from aegis_common.errors import InvalidPageToken
+from aegis_common.errors import AegisError, InvalidPageToken
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_AHEAD: Final = timedelta(days=30)
 _DEFAULT_ATTEMPTS: Final = 3
+_FIRST_ANSWER: Final = timedelta(seconds=10)
+"""How long whoever creates a job asks for its reservation; after that the housekeeper does."""
 _SCAN: Final = 200
 _MAX_SCANNED: Final = 2_000
 """Jobs that one page looks at, at most; a filter that admits few then gives a short page."""
@@ -85,6 +87,7 @@ class Jobs:
     Args:
         store: Where jobs are.
         carbon: None on an agent that knows no carbon service.
+        reservations: The places in time of jobs; None as for *carbon*.
         clock: The time.
         limits: Bounds.
         artifacts: Keeps the artifacts that payloads name; None where there is no artifact store.
@@ -95,6 +98,7 @@ class Jobs:
         store: JobStore,
         *,
         carbon: Carbon | None,
+        reservations: Reservations | None = None,
         clock: Clock,
         limits: Limits,
         artifacts: KeptArtifacts | None = None,
@@ -102,6 +106,7 @@ class Jobs:
         self._store = store
         self._artifacts = artifacts
         self._carbon = carbon
+        self._reservations = reservations
         self._clock = clock
         self._limits = limits
 
@@ -135,6 +140,7 @@ class Jobs:
             PayloadTooLarge: The payload is beyond the limit.
             NoCarbonService: It has a carbon policy, and this agent knows no carbon service.
             UnknownZone: Its carbon policy names a zone that does not exist.
+            AegisError: The carbon service refuses its reservation: the pool is unknown, or full in its time.
             RequestIdReused: The request id came with another job before.
             TooManyJobs: The tenant has too many.
             StoreUnavailable: The payload names artifacts, and their store does not answer.
@@ -161,11 +167,45 @@ class Jobs:
             idempotent=tool.spec.idempotent,
             tool_version=tool.spec.version,
         )
-        job = await self._gated(machine.accepted(job, now=now))
+        job = machine.accepted(job, now=now)
+        _check_pool(job)
+        reserves = self._reservations is not None and spec.reserves and job.ask_carbon_at == now
+        if not reserves:
+            job = await self._gated(job)
         if artifacts and self._artifacts is not None:
             until = max(now, job.wait_until or now) + self._limits.keep
             await self._artifacts.keep(job.tenant, artifacts, until=until)
-        return await self._store.create(job, payload=payload, request_hash=request_hash)
+        if reserves and job.latest_start is not None:
+            # On disk before its place is asked for: no crash leaves a place without a job.
+            job = replace(job, ask_carbon_at=min(now + _FIRST_ANSWER, job.latest_start))
+        kept = await self._store.create(job, payload=payload, request_hash=request_hash)
+        return await self._reserved(kept) if reserves and kept.job_id == job.job_id else kept
+
+    async def _reserved(self, job: Job) -> Job:
+        """Return a job that has just been kept, with its place in time; one that gets none is no job."""
+        try:
+            answer = await self._reservations.hold(job) if self._reservations is not None else None
+            later = machine.asks_later(job, now=self._clock())
+            if answer is None and self._carbon is not None and (policy := job.spec.carbon):
+                first = await self._carbon.ask(policy, principal=job.principal, traceparent=job.traceparent)
+                answer = first if later is None else None
+        except AegisError as error:
+            failure, now = Failure.of(error), self._clock()
+            gone = await self._store.update(
+                job.ref, lambda found: machine.withdrawn(found, failure, now=now), known=job
+            )
+            if gone is None:
+                return await self._store.load(job.ref)
+            await self._store.delete(gone, now=now)
+            raise
+
+        def change(found: Job) -> Job | None:
+            now = self._clock()
+            if answer is None:
+                return machine.asks_later(found, now=now)
+            return machine.carbon_answered(found, answer, now=now)
+
+        return await self._store.update(job.ref, change, known=job) or await self._store.load(job.ref)
 
     async def _gated(self, job: Job) -> Job:
         """Return the job after a first question to the carbon service: a wrong zone is told at once."""
@@ -280,6 +320,20 @@ def _spec(wanted: Wanted, tool: Tool) -> JobSpec:
     )
     timeout = min(wanted.timeout or limits.default_timeout, limits.max_timeout)
     return replace(spec, tool=limits.name, timeout=timeout, retry=retry)
+
+
+def _check_pool(job: Job) -> None:
+    policy, path = job.spec.carbon, "job.carbon_policy.capacity_pool"
+    if policy is None or not policy.pool:
+        return
+    if policy.max_intensity is not None:
+        raise InvalidJob.field(
+            path, "goes without max_intensity_g_per_kwh: leave one of them out", policy.pool
+        )
+    if job.ask_carbon_at is None:
+        raise InvalidJob.field(
+            path, "has to be waited for: give a max_wait above 0, a later deadline or a duration", policy.pool
+        )
 
 
 def _check_times(spec: JobSpec, now: datetime) -> None:
