@@ -173,6 +173,8 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
             engine="in_process",
             virtual_nodes=10,
             evaluation="central",
+            node_zones=["GB"],
+            node_labels={"scanner": "mri"},
         )
         cancelled = client.training.cancel(run.name)
 
@@ -187,6 +189,7 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
     assert (sent.training_run.virtual_nodes, sent.training_run.seed) == (10, 0)
     assert sent.training_run.HasField("seed")
     assert sent.training_run.evaluation == fl.TrainingRun.EVALUATION_CENTRAL
+    assert sent.training_run.node_selector == fl.NodeSelector(zones=["zones/GB"], labels={"scanner": "mri"})
     asked = fl.Aggregation(strategy="Krum", fraction=0.5, quorum=5, max_update_ratio=0)
     asked.parameters["num_malicious_nodes"] = 1
     asked.round_timeout.FromSeconds(90)
@@ -228,7 +231,7 @@ def test_tool_files_are_put_listed_read_and_removed(deployment: Deployment, tmp_
 
 def test_nodes_are_registered_and_removed(deployment: Deployment) -> None:
     with deployment.client() as client:
-        node = client.nodes.register("site-1", "PEM", zone="GB")
+        node = client.nodes.register("site-1", "PEM", zone="GB", labels={"scanner": "mri"})
         listed = list(client.nodes.list())
         client.nodes.remove("site-1")
 

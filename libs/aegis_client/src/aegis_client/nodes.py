@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -28,6 +29,7 @@ class Node:
         state: `REGISTERED`, `ONLINE` or `OFFLINE`.
         last_active_time: When it was last activated; None before its first call.
         watts: Power that it draws while it trains, as its site declares it; 0 when that is not known.
+        labels: What its site says of it.
     """
 
     name: str
@@ -37,10 +39,17 @@ class Node:
     last_active_time: datetime | None
     create_time: datetime | None
     watts: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def _register(
-    node_id: str, public_key_pem: str, *, zone: str = "", watts: float = 0.0, timeout: float | None = None
+    node_id: str,
+    public_key_pem: str,
+    *,
+    zone: str = "",
+    watts: float = 0.0,
+    labels: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> Operation[Node]:
     """Admit a node by its public key; doing so again changes nothing.
 
@@ -49,13 +58,16 @@ def _register(
         public_key_pem: EC P-384, SubjectPublicKeyInfo PEM.
         zone: `GB` or `zones/GB`, or empty.
         watts: Power that it draws while it trains, up to 10000000; 0 when that is not known.
+        labels: What there is to say of it, for runs that choose their nodes by it.
         timeout: Deadline of the call, in seconds.
 
     Raises:
         InvalidArgument: Reason `INVALID_PUBLIC_KEY`.
         AlreadyExists: Reason `NODE_EXISTS`: the name or the key belongs to another node.
     """
-    node = pb.Node(public_key_pem=public_key_pem, zone=optional_resource("zones", zone), watts=watts)
+    node = pb.Node(
+        public_key_pem=public_key_pem, zone=optional_resource("zones", zone), watts=watts, labels=labels
+    )
     request = pb.RegisterNodeRequest(node_id=node_id.removeprefix("nodes/"), node=node)
     return Operation(REGISTER_NODE, request, lambda answer: _read_node(answer.node), timeout)
 
@@ -102,6 +114,7 @@ def _read_node(node: pb.Node) -> Node:
         last_active_time=moment(node, "last_active_time"),
         create_time=moment(node, "create_time"),
         watts=node.watts,
+        labels=dict(node.labels),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -53,6 +53,8 @@ def _create(
     engine: str = "",
     virtual_nodes: int = 0,
     evaluation: str = "",
+    node_zones: Sequence[str] = (),
+    node_labels: Mapping[str, str] | None = None,
     zone: str = "",
     max_intensity: float | None = None,
     max_wait: float | timedelta | None = None,
@@ -90,6 +92,8 @@ def _create(
         virtual_nodes: Nodes of a run in process, up to 10000; 0 means `min_nodes`.
         evaluation: Who measures the model after each round: `federated` (the nodes), `central` (the app's
             server part) or `none`; if empty, as the app has it.
+        node_zones: Only nodes in one of these zones take part; if empty, those of any.
+        node_labels: Only nodes with all of these labels take part.
         zone: Grid zone that counts; if empty, those of the nodes and the coordinator, by their power.
         max_intensity: Highest intensity at which a round starts, in gCO2e/kWh; None means the zone's own.
         max_wait: Longest wait before one round, in seconds, up to 7 days; None means 1 h.
@@ -141,6 +145,11 @@ def _create(
         seed=seed,
         privacy=_privacy(epsilon_budget, delta, local_noise),
         evaluation=_evaluation(evaluation),
+        node_selector=(
+            pb.NodeSelector(zones=[resource("zones", one) for one in node_zones], labels=node_labels)
+            if node_zones or node_labels
+            else None
+        ),
     )
     request = pb.CreateTrainingRunRequest(training_run=run, request_id=request_id or str(uuid.uuid4()))
     return Operation(CREATE, request, read_answer, timeout)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -124,6 +125,8 @@ class TrainingRun:
         engine: Where the nodes are: `DEPLOYMENT` (at the sites) or `IN_PROCESS` (beside the coordinator).
         virtual_nodes: Nodes of a run in process; 0 for a run at the sites.
         seed: Of what the run draws, or None.
+        node_zones: Zones whose nodes take part; empty for any.
+        node_labels: Labels that nodes have which take part.
         evaluation: Who measures: `FEDERATED`, `CENTRAL` or `NONE`; `UNSPECIFIED` is as the app has it.
         latest_start_time: When a round that waits for the grid starts at the latest; else None.
         pause: Who paused it and since when, in the states `PAUSING` and `PAUSED`; else None.
@@ -154,6 +157,8 @@ class TrainingRun:
     pause: Pause | None
     latest_start_time: datetime | None
     evaluation: str = "UNSPECIFIED"
+    node_zones: tuple[str, ...] = ()
+    node_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -231,6 +236,8 @@ def _read_run(run: pb.TrainingRun) -> TrainingRun:
         privacy=_read_privacy(run.privacy),
         latest_start_time=moment(run, "latest_start_time"),
         evaluation=enum_name(pb.TrainingRun.Evaluation, run.evaluation),
+        node_zones=tuple(run.node_selector.zones),
+        node_labels=dict(run.node_selector.labels),
         pause=_read_pause(run.pause) if run.HasField("pause") else None,
     )
 

@@ -101,6 +101,14 @@ def run(
             help="Who measures each round: the nodes, the app's server part, nobody. Default: the app's."
         ),
     ] = None,
+    node_zone: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ZONE", help="Only nodes in this zone take part; repeat it for further ones."),
+    ] = None,
+    node_label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only nodes with this label take part; repeat it."),
+    ] = None,
     zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
     max_intensity: Annotated[
         float | None,
@@ -154,6 +162,8 @@ def run(
             engine=engine,
             virtual_nodes=virtual_nodes or 0,
             evaluation=evaluation or "",
+            node_zones=node_zone or (),
+            node_labels=dict(pairs(node_label, "--node-label")),
             zone=zone,
             max_intensity=max_intensity,
             max_wait=duration_s(max_wait, "--max-wait"),

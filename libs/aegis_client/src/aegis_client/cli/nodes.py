@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from aegis_client.cli.arguments import pairs
 from aegis_client.cli.lazy import PlainGroup
 from aegis_client.cli.output import clock, print_json, print_table, short
 from aegis_client.cli.state import Format, Output, state_of
@@ -26,10 +27,16 @@ def list_nodes(ctx: typer.Context, output: Output = Format.TEXT) -> None:
         print_json(nodes)
         return
     rows = [
-        (short(node.name), node.state, short(node.zone) or "-", clock(node.last_active_time))
+        (
+            short(node.name),
+            node.state,
+            short(node.zone) or "-",
+            ",".join(map("=".join, sorted(node.labels.items()))) or "-",
+            clock(node.last_active_time),
+        )
         for node in nodes
     ]
-    print_table(("node", "state", "zone", "last active"), rows, empty="no nodes")
+    print_table(("node", "state", "zone", "labels", "last active"), rows, empty="no nodes")
 
 
 @app.command()
@@ -41,6 +48,10 @@ def register(
     watts: Annotated[
         float, typer.Option(min=0, help="Power that it draws while it trains, its weight in the carbon gate.")
     ] = 0.0,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What runs may choose it by; repeat it."),
+    ] = None,
     output: Output = Format.TEXT,
 ) -> None:
     """Admit a node by its public key."""
@@ -51,7 +62,7 @@ def register(
     except UnicodeDecodeError as error:
         raise UsageError(f"--public-key {public_key} is no PEM file") from error
     with state_of(ctx).client() as client:
-        made = client.nodes.register(node, pem, zone=zone, watts=watts)
+        made = client.nodes.register(node, pem, zone=zone, watts=watts, labels=dict(pairs(label, "--label")))
     if output is Format.JSON:
         print_json(made)
     else:

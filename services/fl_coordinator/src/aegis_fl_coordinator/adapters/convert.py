@@ -15,7 +15,7 @@ from aegis_common.rpc.times import duration, timestamp
 from aegis_fl_coordinator.domain.errors import InvalidRunConfig
 from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.domain.gate import DEFAULT_MAX_WAIT, CarbonPolicy, RoundForecast
-from aegis_fl_coordinator.domain.nodes import NodeStatus
+from aegis_fl_coordinator.domain.nodes import NodeSelector, NodeStatus
 from aegis_fl_coordinator.domain.privacy import DELTA, LocalNoise, Privacy
 from aegis_fl_coordinator.domain.rounds import (
     Energy,
@@ -60,6 +60,7 @@ def spec_from(message: pb.TrainingRun) -> RunSpec:
         seed=message.seed if message.HasField("seed") else None,
         privacy=_privacy_from(message.privacy),
         evaluation=_EVALUATIONS[message.evaluation],
+        nodes=NodeSelector(tuple(message.node_selector.zones), dict(message.node_selector.labels)),
     )
 
 
@@ -113,6 +114,8 @@ def asked(message: pb.TrainingRun) -> str:
         asked_for.seed = message.seed
     if message.HasField("aggregation"):
         asked_for.aggregation.CopyFrom(message.aggregation)
+    if message.HasField("node_selector"):
+        asked_for.node_selector.CopyFrom(message.node_selector)
     if message.HasField("privacy"):
         asked_for.privacy.CopyFrom(message.privacy)
     asked_for.carbon_policy.CopyFrom(message.carbon_policy)
@@ -146,11 +149,16 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         seed=spec.seed,
         privacy=_privacy_message(spec.privacy),
         evaluation=_EVALUATION_VALUES[spec.evaluation],
+        node_selector=_selector_message(spec.nodes) if spec.nodes else None,
         pause=_pause_message(run.pause) if run.pause else None,
     )
     if spec.config:
         message.app_config.update(dict(spec.config))
     return message
+
+
+def _selector_message(selector: NodeSelector) -> pb.NodeSelector:
+    return pb.NodeSelector(zones=selector.zones, labels=selector.labels)
 
 
 def _policy_from(message: pb.CarbonPolicy) -> CarbonPolicy:
@@ -315,6 +323,7 @@ def node_message(status: NodeStatus) -> node_pb.Node:
         last_active_time=timestamp(status.last_active),
         create_time=timestamp(status.node.create_time),
         watts=status.node.watts,
+        labels=status.node.labels,
     )
 
 

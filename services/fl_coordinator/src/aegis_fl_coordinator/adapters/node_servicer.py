@@ -32,6 +32,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             public_key_pem=canonical_key(request.node.public_key_pem),
             zone=request.node.zone,
             watts=request.node.watts,
+            labels=dict(request.node.labels),
         )
         return pb.RegisterNodeResponse(node=node_message(status))
 

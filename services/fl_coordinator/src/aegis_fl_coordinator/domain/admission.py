@@ -79,7 +79,7 @@ class Admission:
                 raise RunEnded(f"{run.name} is being paused", name=run.name, state=run.state.value)
             self._check_budget(run, number)
             if nodes_online < run.spec.min_nodes:
-                self._move(run_id, State.WAITING_FOR_NODES, waiting_for_nodes(nodes_online, run))
+                self._move(run_id, State.WAITING_FOR_NODES, self._nodes.missing(nodes_online, run))
                 return Wait(_ASK_NODES_AGAIN, "")
             outcome = await self._ask(run, since=run.waiting_since or self._clock())
             if isinstance(outcome, GateDecision):
@@ -186,8 +186,3 @@ class Admission:
         run = self._store.update_run(run_id, change)
         self._changes.notify(run_id)
         return run
-
-
-def waiting_for_nodes(online: int, run: TrainingRun) -> str:
-    """Return why a run waits that has too few nodes."""
-    return f"{online} of {run.spec.min_nodes} nodes are online"

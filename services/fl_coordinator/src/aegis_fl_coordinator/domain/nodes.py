@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Final
@@ -24,7 +25,13 @@ class NodeState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A registered node. `engine_node` is Flower's id of it; `watts` is 0 when its site declares none."""
+    """A registered node.
+
+    Attributes:
+        engine_node: Flower's id of it.
+        watts: Power that it draws while it trains; 0 when its site declares none.
+        labels: What its site says of it.
+    """
 
     tenant: str
     node_id: str
@@ -33,10 +40,35 @@ class Node:
     engine_node: int
     create_time: datetime
     watts: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"nodes/{self.node_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSelector:
+    """Which nodes take part in a run: those that meet all of it.
+
+    Attributes:
+        zones: Resource names; empty for any.
+        labels: A node has all of them.
+    """
+
+    zones: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.zones or self.labels)
+
+    def __str__(self) -> str:
+        return ", ".join([" or ".join(self.zones) or "any zone", *map("=".join, self.labels.items())])
+
+    def selects(self, node: Node) -> bool:
+        if self.zones and node.zone not in self.zones:
+            return False
+        return all(node.labels.get(name) == value for name, value in self.labels.items())
 
 
 @dataclass(frozen=True, slots=True)

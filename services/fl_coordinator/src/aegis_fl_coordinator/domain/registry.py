@@ -24,7 +24,14 @@ class NodeRegistry:
         self._clock = clock
 
     async def register(
-        self, tenant: str, node_id: str, *, public_key_pem: str, zone: str, watts: float
+        self,
+        tenant: str,
+        node_id: str,
+        *,
+        public_key_pem: str,
+        zone: str,
+        watts: float,
+        labels: Mapping[str, str],
     ) -> NodeStatus:
         """Admit a node; the same name and key again change nothing.
 
@@ -34,6 +41,7 @@ class NodeRegistry:
             public_key_pem: EC P-384 key, SubjectPublicKeyInfo PEM, in canonical form.
             zone: Resource name of its grid zone, or empty.
             watts: Power that it draws while it trains; 0 if that is not known.
+            labels: What its site says of it.
 
         Raises:
             NodeExists: The name or the key belongs to another node.
@@ -43,7 +51,7 @@ class NodeRegistry:
         known = self._store.same_node(tenant, node_id, public_key_pem)
         if known is None:
             engine_node = await self._engine.register_node(public_key_pem)
-            node = Node(tenant, node_id, public_key_pem, zone, engine_node, self._clock(), watts)
+            node = Node(tenant, node_id, public_key_pem, zone, engine_node, self._clock(), watts, labels)
             known = self._store.add_node(node)
         return await self._status(known)
 
@@ -66,9 +74,9 @@ class NodeRegistry:
         seen = await self._engine.nodes() if nodes else ()
         return [_status(node, seen) for node in nodes]
 
-    async def online(self, tenant: str) -> int:
-        """Return how many of the tenant's nodes are online."""
-        return sum(status.state is NodeState.ONLINE for status in await self.list(tenant))
+    async def online(self, run: TrainingRun) -> int:
+        """Return how many of the nodes that a run selects are online."""
+        return len(_online(await self.list(run.tenant), run))
 
     @property
     def coordinator(self) -> Site:
@@ -80,22 +88,33 @@ class NodeRegistry:
         return {node.name: Site(node.zone, node.watts) for node in self._store.list_nodes(tenant)}
 
     async def sites(self, run: TrainingRun) -> Sequence[Site]:
-        """Return where a run's work is done: at the coordinator, and at its tenant's nodes that are online.
+        """Return where a run's work is done: at the coordinator, and at those of its nodes that are online.
 
-        While Flower does not answer, all nodes of the tenant count.
+        While Flower does not answer, all nodes that the run selects count.
         """
         if run.spec.engine is EngineKind.IN_PROCESS:
             return [self._coordinator]
         try:
-            seen = await self.list(run.tenant)
-            nodes = [status.node for status in seen if status.state is NodeState.ONLINE]
+            nodes = _online(await self.list(run.tenant), run)
         except EngineUnavailable:
-            nodes = self._store.list_nodes(run.tenant)
+            nodes = self._selected(run)
         return [self._coordinator, *(Site(node.zone, node.watts) for node in nodes)]
 
-    def names(self, tenant: str) -> Mapping[int, str]:
-        """Return the engine's id of each node of the tenant, to its resource name."""
-        return {node.engine_node: node.name for node in self._store.list_nodes(tenant)}
+    def names(self, run: TrainingRun) -> Mapping[int, str]:
+        """Return the engine's id of each node that a run selects, to its resource name."""
+        return {node.engine_node: node.name for node in self._selected(run)}
+
+    def missing(self, online: int, run: TrainingRun) -> str:
+        """Return why a run waits that has *online* nodes, which are too few."""
+        message = f"{online} of {run.spec.min_nodes} nodes are online"
+        if not run.spec.nodes:
+            return message
+        known = len(self._selected(run))
+        fault = f"{known} {'node is' if known == 1 else 'nodes are'} registered that the run takes"
+        return f"{message}; {fault}: {run.spec.nodes}"
+
+    def _selected(self, run: TrainingRun) -> Sequence[Node]:
+        return [node for node in self._store.list_nodes(run.tenant) if run.spec.nodes.selects(node)]
 
     async def remove(self, tenant: str, node_id: str) -> None:
         """Remove a node from Flower first, then from the registry, so that a repeat after a crash works.
@@ -110,6 +129,11 @@ class NodeRegistry:
 
     async def _status(self, node: Node) -> NodeStatus:
         return _status(node, await self._engine.nodes())
+
+
+def _online(seen: Sequence[NodeStatus], run: TrainingRun) -> Sequence[Node]:
+    there = [status.node for status in seen if status.state is NodeState.ONLINE]
+    return [node for node in there if run.spec.nodes.selects(node)]
 
 
 def _status(node: Node, seen: Sequence[EngineNode]) -> NodeStatus:

@@ -11,6 +11,7 @@ from typing import Final
 from aegis_fl_coordinator.domain.errors import RunEnded, RunNotPausable, RunNotResumable
 from aegis_fl_coordinator.domain.evaluation import Evaluation
 from aegis_fl_coordinator.domain.gate import CarbonPolicy
+from aegis_fl_coordinator.domain.nodes import NodeSelector
 from aegis_fl_coordinator.domain.privacy import Privacy
 from aegis_fl_coordinator.domain.rounds import GateDecision, RoundReport
 from aegis_fl_coordinator.domain.strategies import Aggregation
@@ -71,6 +72,7 @@ class RunSpec:
         seed: Of what the run draws; None for a run that need not repeat.
         privacy: What the run may spend of its nodes' privacy.
         evaluation: Who measures the model after each round.
+        nodes: Which of the registered nodes take part.
     """
 
     app: str
@@ -85,6 +87,7 @@ class RunSpec:
     seed: int | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation.APP
+    nodes: NodeSelector = field(default_factory=NodeSelector)
 
 
 @dataclass(frozen=True, slots=True)

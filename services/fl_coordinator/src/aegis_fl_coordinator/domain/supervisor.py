@@ -13,7 +13,7 @@ from typing import Final
 
 from aegis_common.clock import Clock
 from aegis_common.errors import RETRYABLE, AegisError, ErrorKind
-from aegis_fl_coordinator.domain.admission import Change, waiting_for_nodes
+from aegis_fl_coordinator.domain.admission import Change
 from aegis_fl_coordinator.domain.apps import Apps
 from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.errors import AppNotApproved, RunEnded, RunFailed
@@ -128,10 +128,10 @@ class Supervisor:
     async def _submit(self, run: TrainingRun) -> None:
         engine_run = await self._find(run)
         if engine_run is None:
-            online = run.spec.virtual_nodes or await self._nodes.online(run.tenant)
+            online = run.spec.virtual_nodes or await self._nodes.online(run)
             # Where all rounds are done, nothing but the export is left.
             if online < run.spec.min_nodes and len(run.rounds) < run.spec.rounds:
-                self._move(run, State.WAITING_FOR_NODES, waiting_for_nodes(online, run))
+                self._move(run, State.WAITING_FOR_NODES, self._nodes.missing(online, run))
                 return
             engine_run = await self._start(run)
 
@@ -233,7 +233,7 @@ class Supervisor:
         """Return the engine's id of each node that may take part, to its resource name."""
         if run.spec.engine is EngineKind.IN_PROCESS:
             return virtual_nodes(run.spec.virtual_nodes)
-        return self._nodes.names(run.tenant)
+        return self._nodes.names(run)
 
     def _on_error(self, run: TrainingRun, error: AegisError) -> None:
         if error.kind in _RETRYABLE:

@@ -247,6 +247,9 @@ def with_nodes(spec: RunSpec, *, default: int) -> RunSpec:
                 f"virtual_nodes is {spec.virtual_nodes}: {fault}", violations={field: fault}
             )
         return replace(spec, min_nodes=spec.min_nodes or default)
+    if spec.nodes:
+        fault = "the nodes of a run in process are virtual: they have neither zone nor labels"
+        raise InvalidRunConfig(f"node_selector: {fault}", violations={"training_run.node_selector": fault})
     nodes = spec.virtual_nodes or spec.min_nodes or default
     if spec.min_nodes > nodes:
         fault = f"is {nodes}, fewer than min_nodes {spec.min_nodes}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,12 @@ async def register(
     *,
     zone: str = "zones/GB",
     watts: float = 0,
+    labels: Mapping[str, str] | None = None,
 ) -> node_pb.Node:
     """Register a node with a key of its own in *folder*."""
     admin = await coordinator.as_account("admin")
-    node = node_pb.Node(public_key_pem=node_key(folder / f"{node_id}.key"), zone=zone, watts=watts)
+    key = node_key(folder / f"{node_id}.key")
+    node = node_pb.Node(public_key_pem=key, zone=zone, watts=watts, labels=labels)
     return (await admin.nodes.RegisterNode(node_pb.RegisterNodeRequest(node_id=node_id, node=node))).node
 
 
