@@ -29,7 +29,7 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
     assert aegis("fl", "run", "digits", "--rounds", "0") == 2
     asked = "--rounds 3 --config lr=0.1 --strategy Krum --parameter num_malicious_nodes=1 --round-timeout 5m"
     asked += " --epsilon-budget 8 --local-noise 2 0.5"
-    asked += " --evaluation none --node-zone GB --node-label scanner=mri"
+    asked += " --evaluation none --retention 7d --node-zone GB --node-label scanner=mri"
     asked += " --forecast --min-saving 0.1 --max-total-wait 6h"
     assert aegis("fl", "run", "digits", *asked.split()) == 0
 
@@ -43,6 +43,7 @@ def test_a_training_run_is_followed_line_by_line(aegis: Aegis, deployment: Deplo
     noise = sent.privacy.local_noise
     assert (sent.privacy.epsilon_budget, noise.clipping_norm, noise.noise_multiplier) == (8, 2, 0.5)
     assert sent.evaluation == fl.TrainingRun.EVALUATION_NONE
+    assert sent.retention.seconds == 7 * 86400
     assert sent.node_selector == fl.NodeSelector(zones=["zones/GB"], labels={"scanner": "mri"})
     assert sent.carbon_policy.forecast.min_saving == 0.1
     assert sent.carbon_policy.max_total_wait.seconds == 6 * 3600

@@ -174,6 +174,7 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
             virtual_nodes=10,
             evaluation="central",
             node_zones=["GB"],
+            retention=86400,
             node_labels={"scanner": "mri"},
         )
         cancelled = client.training.cancel(run.name)
@@ -189,6 +190,7 @@ def test_a_run_is_created_with_everything_that_was_asked_for(deployment: Deploym
     assert (sent.training_run.virtual_nodes, sent.training_run.seed) == (10, 0)
     assert sent.training_run.HasField("seed")
     assert sent.training_run.evaluation == fl.TrainingRun.EVALUATION_CENTRAL
+    assert sent.training_run.retention.seconds == 86400
     assert sent.training_run.node_selector == fl.NodeSelector(zones=["zones/GB"], labels={"scanner": "mri"})
     asked = fl.Aggregation(strategy="Krum", fraction=0.5, quorum=5, max_update_ratio=0)
     asked.parameters["num_malicious_nodes"] = 1

@@ -55,6 +55,7 @@ def _create(
     evaluation: str = "",
     node_zones: Sequence[str] = (),
     node_labels: Mapping[str, str] | None = None,
+    retention: float | timedelta | None = None,
     zone: str = "",
     max_intensity: float | None = None,
     max_wait: float | timedelta | None = None,
@@ -94,6 +95,8 @@ def _create(
             server part) or `none`; if empty, as the app has it.
         node_zones: Only nodes in one of these zones take part; if empty, those of any.
         node_labels: Only nodes with all of these labels take part.
+        retention: How long the run is kept once it has ended, in seconds, 60 to 315360000; None means the
+            coordinator's default. What it published stays.
         zone: Grid zone that counts; if empty, those of the nodes and the coordinator, by their power.
         max_intensity: Highest intensity at which a round starts, in gCO2e/kWh; None means the zone's own.
         max_wait: Longest wait before one round, in seconds, up to 7 days; None means 1 h.
@@ -145,6 +148,7 @@ def _create(
         seed=seed,
         privacy=_privacy(epsilon_budget, delta, local_noise),
         evaluation=_evaluation(evaluation),
+        retention=duration(retention),
         node_selector=(
             pb.NodeSelector(zones=[resource("zones", one) for one in node_zones], labels=node_labels)
             if node_zones or node_labels

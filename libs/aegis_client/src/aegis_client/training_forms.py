@@ -125,6 +125,8 @@ class TrainingRun:
         engine: Where the nodes are: `DEPLOYMENT` (at the sites) or `IN_PROCESS` (beside the coordinator).
         virtual_nodes: Nodes of a run in process; 0 for a run at the sites.
         seed: Of what the run draws, or None.
+        retention: How long it is kept once it has ended; None for ever.
+        expire_time: When it may be removed; None while it has not ended.
         node_zones: Zones whose nodes take part; empty for any.
         node_labels: Labels that nodes have which take part.
         evaluation: Who measures: `FEDERATED`, `CENTRAL` or `NONE`; `UNSPECIFIED` is as the app has it.
@@ -158,6 +160,8 @@ class TrainingRun:
     latest_start_time: datetime | None
     evaluation: str = "UNSPECIFIED"
     node_zones: tuple[str, ...] = ()
+    retention: timedelta | None = None
+    expire_time: datetime | None = None
     node_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -236,6 +240,8 @@ def _read_run(run: pb.TrainingRun) -> TrainingRun:
         privacy=_read_privacy(run.privacy),
         latest_start_time=moment(run, "latest_start_time"),
         evaluation=enum_name(pb.TrainingRun.Evaluation, run.evaluation),
+        retention=span(run, "retention"),
+        expire_time=moment(run, "expire_time"),
         node_zones=tuple(run.node_selector.zones),
         node_labels=dict(run.node_selector.labels),
         pause=_read_pause(run.pause) if run.HasField("pause") else None,

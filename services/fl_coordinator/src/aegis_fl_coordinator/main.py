@@ -44,12 +44,14 @@ from aegis_fl_coordinator.domain.changes import Changes
 from aegis_fl_coordinator.domain.grids import Site
 from aegis_fl_coordinator.domain.ports import Engine
 from aegis_fl_coordinator.domain.registry import NodeRegistry
+from aegis_fl_coordinator.domain.retention import Retention
 from aegis_fl_coordinator.domain.supervisor import Supervisor
 from aegis_fl_coordinator.domain.training import Defaults, Training
 from aegis_fl_coordinator.runfile import CoordinatorAddress
 from aegis_fl_coordinator.settings import Settings
 
 SERVICE: Final = "fl-coordinator"
+_SWEEP: Final = timedelta(minutes=10)
 _HEALTH_LOOK: Final = timedelta(seconds=1)
 
 
@@ -112,7 +114,7 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
             gate=gate,
             changes=changes,
             clock=utc_now,
-            defaults=Defaults(settings.num_rounds, settings.min_clients),
+            defaults=Defaults(settings.num_rounds, settings.min_clients, settings.run_retention),
             check_in_process=in_process.check_enabled,
         )
         admission = Admission(store=store, gate=gate, nodes=nodes, changes=changes, clock=utc_now)
@@ -138,6 +140,8 @@ async def running(settings: Settings, *, engine: Engine | None = None) -> AsyncI
         supervisor.adopt()
         post = RoundUsagePost(store, GrpcLedger(carbon, subject=SERVICE), clock=utc_now)
         await stack.enter_async_context(Every(settings.usage_interval, post.send, name="usage of rounds"))
+        retention = Retention(store=store, folders=folders, clock=utc_now)
+        await stack.enter_async_context(Every(_SWEEP, retention.sweep, name="retention of runs"))
         watch = asyncio.create_task(_follow_health(engine, server))
         stack.push_async_callback(_cancelled, watch)
         yield server

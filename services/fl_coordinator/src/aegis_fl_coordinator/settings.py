@@ -66,6 +66,10 @@ class Settings(ServiceSettings):
         validation_alias=AliasChoices("min_clients", f"{_PREFIX}MIN_CLIENTS", "FLOWER_MIN_CLIENTS"),
     )
     """Nodes that a round needs when the run names none."""
+    run_retention: Seconds = Field(
+        default=timedelta(days=90), ge=timedelta(minutes=1), le=timedelta(days=3650)
+    )
+    """How long a run is kept after its end when it does not say so itself."""
     in_process: bool = False
     """True allows runs in process: their apps run as this process's user. For development and benches."""
     look: Seconds = Field(default=timedelta(seconds=1), gt=timedelta(0))

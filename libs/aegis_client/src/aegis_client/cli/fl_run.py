@@ -109,6 +109,13 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Only nodes with this label take part; repeat it."),
     ] = None,
+    retention: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION",
+            help="Keep the run so long after its end, 1m to 3650d. Default: the coordinator's, 90d.",
+        ),
+    ] = "",
     zone: Annotated[str, typer.Option(help="Grid zone that counts.", show_default=False)] = "",
     max_intensity: Annotated[
         float | None,
@@ -162,6 +169,7 @@ def run(
             engine=engine,
             virtual_nodes=virtual_nodes or 0,
             evaluation=evaluation or "",
+            retention=duration_s(retention, "--retention"),
             node_zones=node_zone or (),
             node_labels=dict(pairs(node_label, "--node-label")),
             zone=zone,

@@ -60,6 +60,7 @@ def spec_from(message: pb.TrainingRun) -> RunSpec:
         seed=message.seed if message.HasField("seed") else None,
         privacy=_privacy_from(message.privacy),
         evaluation=_EVALUATIONS[message.evaluation],
+        retention=_span(message, "retention"),
         nodes=NodeSelector(tuple(message.node_selector.zones), dict(message.node_selector.labels)),
     )
 
@@ -114,6 +115,8 @@ def asked(message: pb.TrainingRun) -> str:
         asked_for.seed = message.seed
     if message.HasField("aggregation"):
         asked_for.aggregation.CopyFrom(message.aggregation)
+    if message.HasField("retention"):
+        asked_for.retention.CopyFrom(message.retention)
     if message.HasField("node_selector"):
         asked_for.node_selector.CopyFrom(message.node_selector)
     if message.HasField("privacy"):
@@ -149,6 +152,8 @@ def run_message(run: TrainingRun, *, with_rounds: bool = True) -> pb.TrainingRun
         seed=spec.seed,
         privacy=_privacy_message(spec.privacy),
         evaluation=_EVALUATION_VALUES[spec.evaluation],
+        retention=None if spec.retention is None else duration(spec.retention),
+        expire_time=timestamp(run.expire_time),
         node_selector=_selector_message(spec.nodes) if spec.nodes else None,
         pause=_pause_message(run.pause) if run.pause else None,
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from aegis_fl_coordinator.domain.errors import ModelNotKept, RunFailed
 from aegis_fl_coordinator.domain.ports import ExportedModel
@@ -20,6 +21,8 @@ from aegis_fl_coordinator.runfile import (
     parameters_file,
     write_private,
 )
+
+_DISCARDED: Final = ".discarded-"
 
 
 class VolumeFolders:
@@ -106,3 +109,13 @@ class VolumeFolders:
     def close(self, run: TrainingRun) -> None:
         (self._base / run.run_id / TOKEN_FILE).unlink(missing_ok=True)
         self._written.pop(run.run_id, None)
+
+    def discard(self, run: TrainingRun) -> None:
+        folder = self._base / run.run_id
+        if folder.exists():
+            folder.rename(self._base / f"{_DISCARDED}{run.run_id}")
+        self._written.pop(run.run_id, None)
+
+    def purge(self) -> None:
+        for folder in self._base.glob(f"{_DISCARDED}*"):
+            shutil.rmtree(folder)

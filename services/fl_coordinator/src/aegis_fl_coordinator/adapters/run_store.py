@@ -163,6 +163,21 @@ class SqliteRunStore:
                     self._add_event(after)
         return after
 
+    def expired_runs(self, now: datetime) -> list[TrainingRun]:
+        rows = self._db.execute("SELECT schema_version, record FROM runs WHERE NOT active ORDER BY run_id")
+        return [run for row in rows if (run := _read(_RUN, row)).expired(now)]
+
+    def remove_run(self, run_id: str, *, now: datetime, also: Callable[[], None]) -> bool:
+        with self._transaction():
+            run = self.find_run(run_id)
+            if not run.expired(now) or usage_rows.any_of(self._db, run.tenant, run_id):
+                return False
+            for table in ("events", "rounds", "requests", "runs"):
+                query = f"DELETE FROM {table} WHERE tenant = ? AND run_id = ?"  # noqa: S608  # constants
+                self._db.execute(query, (run.tenant, run_id))
+            also()
+        return True
+
     def events(self, run_id: str, *, after: int) -> list[Event]:
         """Return the run's events with a higher number than *after*, in order."""
         query = "SELECT * FROM events WHERE run_id = ? AND tenant = ? AND seq > ? ORDER BY seq"

@@ -27,6 +27,12 @@ def insert(db: sqlite3.Connection, usage: RoundUsage, *, schema_version: int) ->
     db.execute("INSERT OR IGNORE INTO usages VALUES (?, ?, ?, ?)", row)
 
 
+def any_of(db: sqlite3.Connection, tenant: str, run_id: str) -> bool:
+    """Return whether a run has usage that the ledger has not heard of."""
+    query = "SELECT 1 FROM usages WHERE tenant = ? AND json_extract(record, '$.run_id') = ? LIMIT 1"
+    return db.execute(query, (tenant, run_id)).fetchone() is not None
+
+
 def settle(db: sqlite3.Connection, usage: RoundUsage, energy: Energy | None) -> None:
     """Remove a usage and add its energy to its round; nothing happens the second time."""
     key = (usage.tenant, usage.usage_id)

@@ -135,6 +135,20 @@ class RunStore(Protocol):
         """Store what *change* makes of the run, and with each new round what *usages* says that it used."""
         ...
 
+    def expired_runs(self, now: datetime) -> list[TrainingRun]:
+        """Return the ended runs of all tenants, without their rounds, that are kept no longer."""
+        ...
+
+    def remove_run(self, run_id: str, *, now: datetime, also: Callable[[], None]) -> bool:
+        """Remove all of a run and return True, unless it goes on again or has usage that is unsent.
+
+        Args:
+            run_id: The part after `trainingRuns/`.
+            now: The time that it has to be expired at.
+            also: Done in the same transaction; if it raises, the run stays.
+        """
+        ...
+
     def events(self, run_id: str, *, after: int) -> list[Event]: ...
     def last_event(self, run_id: str) -> Event: ...
     def unsent_usages(self, most: int) -> list[RoundUsage]:
@@ -183,6 +197,14 @@ class RunFolders(Protocol):
 
     def close(self, run: TrainingRun) -> None:
         """Take the token away from a run that has ended; checkpoints stay."""
+        ...
+
+    def discard(self, run: TrainingRun) -> None:
+        """Put a run's folder aside, in one step, for `purge`; one that is gone is as good as that."""
+        ...
+
+    def purge(self) -> None:
+        """Remove the folders that were put aside."""
         ...
 
 

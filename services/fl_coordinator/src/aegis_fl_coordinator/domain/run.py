@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
@@ -73,6 +73,7 @@ class RunSpec:
         privacy: What the run may spend of its nodes' privacy.
         evaluation: Who measures the model after each round.
         nodes: Which of the registered nodes take part.
+        retention: How long the run is kept once it has ended; None for ever.
     """
 
     app: str
@@ -88,6 +89,7 @@ class RunSpec:
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation.APP
     nodes: NodeSelector = field(default_factory=NodeSelector)
+    retention: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,16 @@ class TrainingRun:
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def expire_time(self) -> datetime | None:
+        """When it may be removed; None while it has not ended, or where it is kept for ever."""
+        if not self.ended or self.end_time is None or self.spec.retention is None:
+            return None
+        return self.end_time + self.spec.retention
+
+    def expired(self, now: datetime) -> bool:
+        return self.expire_time is not None and self.expire_time <= now
 
     @property
     def stopping(self) -> bool:

@@ -40,10 +40,11 @@ class Creator:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a run gets that names no number of rounds (1 to 10000) or nodes (1 to 10000)."""
+    """What a run gets that names no number of rounds (1 to 10000), nodes (1 to 10000), or retention."""
 
     rounds: int
     min_nodes: int
+    retention: timedelta
 
 
 class Training:
@@ -93,6 +94,7 @@ class Training:
             with_nodes(spec, default=self._defaults.min_nodes),
             rounds=spec.rounds or self._defaults.rounds,
             config=checked_config(spec.config, app),
+            retention=spec.retention or self._defaults.retention,
         )
         spec = replace(spec, aggregation=checked(spec.aggregation, nodes=spec.min_nodes))
         check_privacy(spec.aggregation, spec.privacy, rounds=spec.rounds)
