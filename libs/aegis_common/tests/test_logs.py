@@ -64,6 +64,7 @@ def test_stdlib_logging_goes_the_same_way(lines: Lines) -> None:
 def test_python_warnings_are_log_lines(lines: Lines) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)  # another test's logging may have it on, for another writer
         logging.captureWarnings(capture=True)
         warnings.warn("old", UserWarning, stacklevel=1)
 

@@ -34,7 +34,10 @@ class KubeApi(KubeCluster):
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*tls)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
+            # Each connection shakes hands in its own thread: one that never does must hold up no other.
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         scheme = "http" if tls is None else "https"
         server.api = api = cls(f"{scheme}://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02), daemon=True)
