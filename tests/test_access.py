@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from aegis_common.pki import DevCa
-from aegis_common.rpc.access import MethodRule, method_table
+from aegis_common.rpc.access import MethodRule, method_table, unserved_paths
 from stack_support import Stack
 
 ROLES = ("viewer", "operator", "trainer", "admin")
@@ -112,6 +112,17 @@ def test_the_service_decides_for_itself(doors: Doors, rule: MethodRule) -> None:
         roles = ACCOUNT_ROLES.get(account, set())
         allowed = bool(roles & rule.roles) or account in rule.service_accounts
         _check(code, allowed=allowed, who=account)
+
+
+def test_a_method_that_nobody_serves_is_unimplemented(
+    doors: Doors,
+) -> None:
+    for rule in map(MethodRule, unserved_paths()):
+        people, machine = doors.channel("people", None), doors.channel("machines", "sdk")
+
+        assert _code(people, rule, doors.token("viewer")) is grpc.StatusCode.UNIMPLEMENTED, rule.path
+        assert _code(machine, rule) is grpc.StatusCode.UNIMPLEMENTED, rule.path
+        assert _code(people, rule) in REFUSALS, rule.path
 
 
 @pytest.mark.parametrize("rule", INTERNAL, ids=_id)

@@ -10,7 +10,7 @@ from typing import Final
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
 
-from aegis_common.rpc.access import MethodRule
+from aegis_common.rpc.access import MethodRule, unserved_paths
 from aegis_gateway.oauth import PROTECTED_RESOURCE
 from aegis_gateway.routes import cluster_of
 from aegis_gateway.tree import Tree, walk
@@ -123,7 +123,7 @@ def _routed(routes: list[Tree], path: str) -> str:
 def _policy_typos(listener: str, policies: Tree, table: Mapping[str, MethodRule]) -> Iterator[str]:
     for name, policy in policies.items():
         for kind, path in _paths(policy):
-            exact = path in _DOCUMENTS or path in AGENT_HTTP or path in table
+            exact = path in _DOCUMENTS or path in AGENT_HTTP or path in table or path in unserved_paths()
             known = exact if kind == "exact" else path in _PREFIXES
             if not known:
                 yield f"listener {listener}: policy {name!r} names {kind} {path!r}, which no method has"

@@ -51,9 +51,7 @@ def machine_policies(rules: Iterable[MethodRule], machines: Sequence[Identity], 
             principals.append({"and_ids": {"ids": [peer, _any_of(_token_roles(rule, domain))]}})
         if ids := list(_certificates(rule, machines, domain)):
             # With a token, its roles count alone: a certificate cannot add to them.
-            principals.append(
-                {"and_ids": {"ids": [{"not_id": _token(["iss"], {"present_match": True})}, _any_of(ids)]}}
-            )
+            principals.append({"and_ids": {"ids": [{"not_id": any_person()}, _any_of(ids)]}})
         if principals:
             policies[rule.path[1:]] = _policy(rule, principals)
     return policies
@@ -77,6 +75,17 @@ def any_machine(domain: Domain) -> Tree:
 def fleet_principals(machines: Iterable[Identity]) -> list[Tree]:
     """Return the principals that may speak to SuperLink: machines with the role `node`."""
     return [_certificate(machine.spiffe_id) for machine in machines if NODE_ROLE in machine.roles]
+
+
+def unserved_policy(paths: Iterable[str], caller: Tree) -> Tree:
+    """Return the policy that lets every *caller* hear from the service that it has no such methods."""
+    exact = [{"url_path": {"path": {"exact": path}}} for path in paths]
+    return {"permissions": exact, "principals": [caller]}
+
+
+def any_person() -> Tree:
+    """Return the principal of whoever has a valid token."""
+    return _token(["iss"], {"present_match": True})
 
 
 def _public(rules: Iterable[MethodRule]) -> list[MethodRule]:

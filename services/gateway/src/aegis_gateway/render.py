@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aegis_common.errors import ConfigurationError
 from aegis_common.files import read_file, write_atomic
-from aegis_common.rpc.access import MethodRule, descriptor_set_bytes, method_table
+from aegis_common.rpc.access import MethodRule, descriptor_set_bytes, method_table, unserved_paths
 from aegis_gateway import oauth, rbac, routes
 from aegis_gateway.openapi import openapi_json
 from aegis_gateway.settings import GatewaySettings, split_address, split_endpoint
@@ -169,7 +169,7 @@ class _Renderer:
             media = host["routes"].index(named(host["routes"], "media"))
             before_http = media + 1
             host["routes"] = [
-                *routes.grpc_routes(self.rules),
+                *routes.grpc_routes([*self.rules, *map(MethodRule, unserved_paths())]),
                 *host["routes"][:media],
                 *routes.raw_routes(self.rules),
                 *host["routes"][media:before_http],
@@ -282,6 +282,8 @@ class _Renderer:
         machines, people = (self._resource(f, "rbac")["typed_config"]["rules"]["policies"] for f in RBAC)
         machines |= rbac.machine_policies(self.rules, self.identities, self.domain)
         people |= rbac.people_policies(self.rules, self.domain)
+        machines["unserved"] = rbac.unserved_policy(unserved_paths(), rbac.any_machine(self.domain))
+        people["unserved"] = rbac.unserved_policy(unserved_paths(), rbac.any_person())
         if self.settings.agent_http is None:
             del machines[AGENT_HTTP], people[AGENT_HTTP]
         else:

@@ -111,6 +111,17 @@ def services_of_set() -> list[str]:
     return sorted({rule.service for rule in _own_rules()} | described)
 
 
+@cache
+def unserved_paths() -> tuple[str, ...]:
+    """Return the gRPC paths of methods that clients of foreign protocols may call and nobody here serves."""
+    found = (
+        f"/{service}/{method}"
+        for service, access in _foreign_table().items()
+        for method in access.get("unserved", ())
+    )
+    return tuple(sorted(found))
+
+
 def _own_rules() -> Iterator[MethodRule]:
     pool = descriptor_pool_of_set()
     found = descriptor_pb2.FileDescriptorSet.FromString(descriptor_set_bytes())
@@ -172,9 +183,13 @@ _FOREIGN_METHODS: Final[dict[str, dict[str, bool]]] = {
 """Methods of services that the descriptor set lacks, and whether they stream; all of them are safe."""
 
 
+def _foreign_table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads((files("aegis") / "foreign_access.json").read_text(encoding="utf-8"))
+    return table
+
+
 def _foreign_rules() -> Iterator[MethodRule]:
-    table = json.loads((files("aegis") / "foreign_access.json").read_text(encoding="utf-8"))
-    for service, access in table.items():
+    for service, access in _foreign_table().items():
         if service in _FOREIGN_METHODS:
             for method, streams in _FOREIGN_METHODS[service].items():
                 both = streams and "Reflection" in service
