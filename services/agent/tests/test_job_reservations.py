@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -128,14 +129,19 @@ async def test_a_job_runs_in_the_clean_window_once_and_carbon_knows(site: Site, 
             "note_once",
             {"file": str(file), "key": "a", "seconds": 0.3},
             carbon_policy=policy(A_DAY_S / 2),
+            request_id=str(uuid.uuid4()),
         )
         job = await created(agents[0], request)
+        again = await created(agents[1], request)
         told = await agents[1].ExplainJob(pb.ExplainJobRequest(name=job.name))
         end = await ended(agents[1], job.name)
         done = await reservation(carbon, job.reservation.name, State.STATE_FINISHED)
+        held = (await carbon.ListReservations(carbon_pb.ListReservationsRequest())).reservations
 
     assert end.state == pb.Job.STATE_COMPLETED
     assert starts(file) == ["a"]
+    assert again.name == job.name
+    assert [item.name for item in held if item.labels["job"] in job.name] == [job.reservation.name]
     planned = end.reservation.planned_start_time.ToDatetime()
     assert planned <= end.start_time.ToDatetime()
     assert job.reservation.expected_saving >= 0

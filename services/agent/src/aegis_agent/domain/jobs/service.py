@@ -332,7 +332,9 @@ def _check_pool(job: Job) -> None:
         )
     if job.ask_carbon_at is None:
         raise InvalidJob.field(
-            path, "has to be waited for: give a max_wait above 0, a later deadline or a duration", policy.pool
+            path,
+            "needs time to find a place in: give a max_wait above 0, a later deadline or a shorter duration",
+            policy.pool,
         )
 
 
