@@ -36,7 +36,8 @@ async def run(pool: WorkerPool, **arguments: Any) -> Any:
 
 
 def children_of(server: ForkServer) -> list[psutil.Process]:
-    assert server._process is not None
+    if server._process is None:
+        return []  # it starts with the first child
     return [item for item in psutil.Process(server._process.pid).children() if is_alive(item)]
 
 
